@@ -1,0 +1,31 @@
+#include "base/hash.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <stdlib.h>
+#include <sys/random.h>
+
+/* 192 bytes is the size that XXH3 makes for itself; 136 is its least. */
+static unsigned char secret[192];
+
+void
+hash_init(void)
+{
+	if (getrandom(secret, sizeof(secret), 0) != (ssize_t)sizeof(secret))
+		abort();
+}
+
+uint64_t
+hash(const void *p, size_t n)
+{
+	return XXH3_64bits_withSecret(p, n, secret, sizeof(secret));
+}
+
+uint64_t
+hash_mix(uint64_t a, uint64_t b)
+{
+	uint64_t both[2] = {a, b};
+
+	return hash(both, sizeof(both));
+}

@@ -1,0 +1,21 @@
+#ifndef POLICYD_MEM_H
+#define POLICYD_MEM_H
+
+/*
+ * mem - allocation that does not return NULL.
+ *
+ * Floor 0.  When memory is out the process says so and ends with EX_OSERR;
+ * systemd starts it again.  What keeps that from happening are the bounds on
+ * clients, requests, sessions and queues, not checks after malloc.
+ */
+
+#include <stddef.h>
+
+void *mem_alloc(size_t size) __attribute__((malloc, returns_nonnull));
+void *mem_zalloc(size_t size) __attribute__((malloc, returns_nonnull));
+void *mem_realloc(void *p, size_t size) __attribute__((returns_nonnull));
+char *mem_strdup(const char *s) __attribute__((malloc, returns_nonnull));
+char *mem_strndup(const char *s, size_t n)
+    __attribute__((malloc, returns_nonnull));
+
+#endif

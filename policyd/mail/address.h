@@ -1,0 +1,54 @@
+#ifndef POLICYD_ADDRESS_H
+#define POLICYD_ADDRESS_H
+
+/*
+ * address - mail addresses, taken apart and folded so that equal ones are
+ * equal bytes.
+ *
+ * Floor 1: pure.  Addresses come as Postfix hands them over: unquoted, without
+ * brackets, route and comment.  Nothing is allocated, but for a domain that is
+ * not ASCII (libidn2 does, and frees before returning).
+ */
+
+#include "base/str.h"
+
+enum {
+	DOMAIN_MAX_BYTES = 255, /* RFC 1035 */
+	LOCAL_MAX_BYTES = 512,  /* longer ones are nobody's: Postfix takes 2 kB */
+};
+
+/*
+ * Split at the last '@'.  false if there is no usable address in s: empty, no
+ * '@', nothing on one side of it, blanks around it, a domain that is a dot.
+ * Both slices borrow from s; a trailing dot of the domain is dropped.
+ */
+bool address_split(struct str s, struct str *local, struct str *domain);
+
+/*
+ * The domain in the one form that tables hold: lower case, without a trailing
+ * dot, a U-label as its A-label (RFC 5890; UTS #46, as libidn2 does).  What
+ * IDNA does not take stays as it is, in ASCII lower case.  false if it is
+ * empty or too long to be a domain; else *out borrows from buf.
+ */
+bool domain_fold(struct str domain, char buf[DOMAIN_MAX_BYTES + 1],
+    struct str *out);
+
+/*
+ * The local part, in ASCII lower case if `fold`.  false if it is too long to
+ * be in a table; else *out borrows from buf.
+ */
+bool local_fold(struct str local, bool fold, char buf[LOCAL_MAX_BYTES + 1],
+    struct str *out);
+
+/*
+ * The local part without its extension: what stands before the first byte that
+ * is one of `delimiters`.  As Postfix does, never an empty one, and owner-NAME
+ * and NAME-request stay whole where '-' is a delimiter.  The same slice is
+ * returned where there is nothing to cut.
+ */
+struct str local_base(struct str local, struct str delimiters);
+
+/* The domain above this one (`b.c` of `a.b.c`), or an empty slice. */
+struct str domain_parent(struct str domain);
+
+#endif

@@ -1,0 +1,134 @@
+#include "mail/request.h"
+
+static const struct str names[ATTRIBUTES] = {
+#define X(name) STR_INIT(#name),
+    REQUEST_ATTRIBUTES(X)
+#undef X
+};
+
+struct str
+attribute_name(enum attribute a)
+{
+	return names[a];
+}
+
+enum attribute
+attribute_named(struct str name)
+{
+	enum attribute a;
+
+	for (a = 0; a < ATTRIBUTES; a++)
+		if (str_eq(names[a], name))
+			break;
+	return a;
+}
+
+/* Does the line start with that attribute's name and '='? */
+static bool
+names_line(enum attribute a, struct str line)
+{
+	return line.n > names[a].n && line.p[names[a].n] == '=' &&
+	    memcmp(line.p, names[a].p, names[a].n) == 0;
+}
+
+static const char *
+parse_line(struct request *out, struct str line, enum attribute *expected)
+{
+	enum attribute a = *expected;
+	size_t name_len;
+
+	if (a == ATTRIBUTES || !names_line(a, line)) {
+		const char *eq = memchr(line.p, '=', line.n);
+
+		if (eq == NULL)
+			return "a line without '='";
+		if (eq == line.p)
+			return "an attribute without a name";
+		a = attribute_named((struct str){line.p, (size_t)(eq - line.p)});
+		if (a == ATTRIBUTES)
+			return NULL;
+	}
+	*expected = a + 1;
+	if (request_has(out, a))
+		return NULL;
+	name_len = names[a].n + 1;
+	out->present |= UINT64_C(1) << a;
+	out->value[a] = str_from(line, name_len);
+	return NULL;
+}
+
+/* What is there of an unfinished block: within the bounds, or why not. */
+static const char *
+check_unfinished(const char *buf, size_t n)
+{
+	const char *lf = memrchr(buf, '\n', n);
+	size_t line = lf == NULL ? n : (size_t)(buf + n - lf) - 1;
+
+	if (line > REQUEST_LINE_MAX_BYTES)
+		return "a line is too long";
+	if (n >= REQUEST_MAX_BYTES)
+		return "the request is too long";
+	return NULL;
+}
+
+/*
+ * Has the empty line arrived?  Only looks at bytes not seen before, and so
+ * keeps the work linear for a client that writes one byte at a time.
+ */
+static bool
+may_be_complete(const char *buf, size_t n, size_t *scanned)
+{
+	size_t from = *scanned > 0 ? *scanned - 1 : 0;
+
+	*scanned = n;
+	return from == 0 || memmem(buf + from, n - from, "\n\n", 2) != NULL;
+}
+
+enum request_status
+request_parse(struct request *out, const char *buf, size_t n, size_t *scanned,
+    size_t *used, const char **why)
+{
+	enum attribute expected = ATTR_request;
+	size_t at = 0;
+
+	if (!may_be_complete(buf, n, scanned))
+		goto unfinished;
+	memset(out, 0, sizeof(*out));
+	for (int lines = 0;; lines++) {
+		const char *lf = memchr(buf + at, '\n', n - at);
+		struct str line;
+
+		if (lf == NULL)
+			goto unfinished;
+		line = (struct str){buf + at, (size_t)(lf - buf) - at};
+		at += line.n + 1;
+		if (at > REQUEST_MAX_BYTES) {
+			*why = "the request is too long";
+			return REQUEST_BAD;
+		}
+		if (line.n == 0)
+			break;
+		if (line.n > REQUEST_LINE_MAX_BYTES) {
+			*why = "a line is too long";
+			return REQUEST_BAD;
+		}
+		if (lines == REQUEST_MAX_ATTRIBUTES) {
+			*why = "too many attributes";
+			return REQUEST_BAD;
+		}
+		*why = parse_line(out, line, &expected);
+		if (*why != NULL)
+			return REQUEST_BAD;
+	}
+	if (memchr(buf, '\0', at) != NULL) {
+		*why = "a NUL byte";
+		return REQUEST_BAD;
+	}
+	*used = at;
+	*scanned = 0;
+	return REQUEST_DONE;
+
+unfinished:
+	*why = check_unfinished(buf, n);
+	return *why != NULL ? REQUEST_BAD : REQUEST_MORE;
+}
