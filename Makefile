@@ -9,11 +9,12 @@ CC       ?= cc
 B        ?= build
 SAN      ?=
 
-PACKAGES = gcc pkg-config libev-dev libpq-dev libiniparser-dev libsystemd-dev \
+# Debian packages: to build and to run the demo; for the tests besides; for lint.
+PACKAGES = gcc libc6-dev libev-dev libpq-dev libiniparser-dev libsystemd-dev \
 	libidn2-dev libxxhash-dev postgresql-15 postfix perl
-# The tests and analysers need these as well.
-TEST_PACKAGES = $(PACKAGES) libdbd-pg-perl valgrind mandoc systemd clang clang-tidy \
-	clang-format clang-tools cppcheck libclang-rt-14-dev shellcheck
+TEST_PACKAGES = $(PACKAGES) libdbd-pg-perl mandoc systemd
+LINT_PACKAGES = $(PACKAGES) clang clang-tidy clang-format clang-tools \
+	libclang-rt-14-dev cppcheck shellcheck valgrind
 
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion \
 	-Wcast-qual -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
@@ -57,11 +58,50 @@ $(B)/t/unit/%.t: $(B)/t/unit/%.o $(LIBOBJ)
 $(B)/t/bench/%: $(B)/t/bench/%.o
 	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ -lev -lm
 
+# What is installed, SOURCE:TARGET:MODE; policyd.ini, which is kept, aside.
+FILES  = $(B)/policyd:$(PREFIX)/sbin/policyd:755 \
+	$(B)/policyctl:$(PREFIX)/bin/policyctl:755 \
+	init/policyd.service:$(PREFIX)/lib/systemd/system/policyd.service:644 \
+	init/policyd.socket:$(PREFIX)/lib/systemd/system/policyd.socket:644 \
+	init/policyd.sysusers:$(PREFIX)/lib/sysusers.d/policyd.conf:644 \
+	init/policyd.tmpfiles:$(PREFIX)/lib/tmpfiles.d/policyd.conf:644 \
+	conf/policyd.ini:$(PREFIX)/share/doc/policyd/examples/policyd.ini:644 \
+	$(foreach f,$(wildcard sql/*.sql),$(f):$(PREFIX)/share/policyd/$(f):644) \
+	$(foreach f,$(wildcard doc/*.[1-8]),$(f):$(PREFIX)/share/man/man$(subst .,,$(suffix $(f)))/$(notdir $(f)):644)
+INI    = $(DESTDIR)$(SYSCONFDIR)/policyd/policyd.ini
+
+install: all ## install below DESTDIR and PREFIX; a policyd.ini already there stays
+	@set -e; for f in $(FILES); do IFS=:; set -- $$f; \
+		echo "install $(DESTDIR)$$2"; install -D -m $$3 $$1 "$(DESTDIR)$$2"; done
+	@sed -i 's|/usr/sbin/policyd|$(PREFIX)/sbin/policyd|; s|/etc/policyd|$(SYSCONFDIR)/policyd|' \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/policyd.service
+	@[ -e $(INI) ] || { echo "install $(INI)"; install -D -m 644 conf/policyd.ini $(INI); }
+	@[ -n "$(DESTDIR)" ] || echo "Next: systemd-sysusers, systemd-tmpfiles --create," \
+		"then as policyd(8) says."
+
+uninstall: ## remove what install put there, but not policyd.ini nor the data
+	@for f in $(FILES); do IFS=:; set -- $$f; \
+		echo "rm $(DESTDIR)$$2"; rm -f "$(DESTDIR)$$2"; done
+	@cd "$(DESTDIR)$(PREFIX)/share" && rmdir policyd/sql policyd doc/policyd/examples \
+		doc/policyd 2>/dev/null || :
+
+packages: ## install the Debian packages that the build and the demo need
+	@t/packages.sh $(PACKAGES)
+
+packages-test:
+	@t/packages.sh $(TEST_PACKAGES)
+
+packages-lint:
+	@t/packages.sh $(LINT_PACKAGES)
+
+test-systemd: all packages-test ## boot a systemd in a container and run policyd under it
+	POLICYD_SYSTEMD_TEST=1 prove -v t/60-systemd.t
+
 clean: ## remove what was built
 	rm -rf build build-*
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: all clean help
+.PHONY: all clean help install uninstall packages packages-test packages-lint test-systemd
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
