@@ -66,10 +66,11 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 
 install() {
-	apt-get -q -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
+	apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@" >/dev/null
 }
 
-[ -z "$update" ] || apt-get -q update
+echo "packages.sh: installing$missing"
+[ -z "$update" ] || apt-get -qq update
 
 case " $missing " in
 *' postfix '*)
