@@ -1,0 +1,252 @@
+package PgCluster;
+
+# SPDX-License-Identifier: MIT
+#
+# A PostgreSQL server of one's own, for a test or the demo:
+#
+#	my $pg = PgCluster->new;	# initdb, start, create database policyd
+#	my $dbh = $pg->dbh;		# DBI, as superuser "postgres"
+#	$pg->load(glob 'sql/[0-9]*.sql');
+#	system $program, $pg->conninfo(user => 'policyd');
+#	$pg->freeze; ... $pg->thaw;	# hung, as a dead disk would leave it
+#	$pg->stop; ... $pg->start;
+#
+# It listens on a Unix socket in its own folder and nowhere else, trusts every
+# local user, and does not fsync.  PostgreSQL refuses to run as root, so root
+# hands the server to user postgres (or nobody).  It ends with the object, and
+# by itself (PR_SET_PDEATHSIG) if this process is killed.
+
+use strict;
+use warnings;
+
+use Carp qw(croak);
+use DBI;
+use File::Path qw(remove_tree);
+use File::Temp qw(tempdir);
+use POSIX qw(WNOHANG);
+use Time::HiRes qw(sleep time);
+
+# Fast enough for any test, and still far below a human's patience.
+use constant WAIT_S => 60;
+
+our $BIN = $ENV{PG_BIN} || '/usr/lib/postgresql/15/bin';
+
+# new(dir => FOLDER, dbname => NAME, settings => {NAME => VALUE}): without dir
+# a folder in TMPDIR that goes away again; a dir that is given is kept, and a
+# cluster that is in it already is used as it is.
+sub new {
+	my ($class, %arg) = @_;
+	my $self = bless {
+		dir => $arg{dir} || tempdir('pg-XXXXXXXX', TMPDIR => 1),
+		keep => defined $arg{dir},
+		dbname => $arg{dbname} || 'policyd',
+		settings => $arg{settings} || {},
+		owner => $$,
+	}, $class;
+	my $dir = $self->{dir};
+
+	-d $dir or mkdir $dir, 0755 or croak "$dir: $!";
+	chmod 0755, $dir;	# a daemon of another user must reach the socket
+	if ($> == 0) {
+		$self->{user} = (grep { defined getpwnam $_ }
+		    qw(postgres nobody))[0] or croak 'no user to run as';
+		chown((getpwnam $self->{user})[2, 3], $dir);
+	}
+	my $fresh = !-e "$dir/data/PG_VERSION";
+	$self->run("$BIN/initdb", '-D', "$dir/data", qw(-U postgres -A trust
+	    -E UTF8 --locale=C.UTF-8 --no-sync --no-instructions)) if $fresh;
+	$self->start;
+	$self->psql("CREATE DATABASE $self->{dbname}", dbname => 'postgres')
+	    if $fresh;
+	return $self;
+}
+
+sub dir { return $_[0]{dir} }
+sub log_file { return "$_[0]{dir}/log" }
+
+# The process id of the postmaster; undef when it does not run.
+sub pid { return $_[0]{pid} }
+
+# conninfo(user => NAME, ...): a libpq connection string.
+sub conninfo {
+	my ($self, %arg) = @_;
+	my %c = (host => $self->{dir}, user => 'postgres',
+	    dbname => $self->{dbname}, %arg);
+	return join ' ', map { "$_=$c{$_}" } sort keys %c;
+}
+
+# dbh(user => NAME, ...): a new DBI connection that dies on errors.
+sub dbh {
+	my ($self, %arg) = @_;
+	my $dsn = $self->conninfo(%arg) =~ tr/ /;/r;
+	return DBI->connect("dbi:Pg:$dsn", undef, undef, { AutoCommit => 1,
+	    RaiseError => 1, PrintError => 0, PrintWarn => 0,
+	    pg_enable_utf8 => 0 });
+}
+
+# psql(SQL, user => NAME, ...): its output, unaligned; dies on an error.
+sub psql {
+	my ($self, $sql, %arg) = @_;
+	return $self->run("$BIN/psql", qw(-XAtq -v ON_ERROR_STOP=1 -d),
+	    $self->conninfo(%arg), '-c', $sql);
+}
+
+# load(FILE...): runs SQL files, each in one transaction.
+sub load {
+	my ($self, @files) = @_;
+	for my $file (@files) {
+		open my $in, '<', $file or croak "$file: $!";
+		local $/;
+		my $dbh = $self->dbh;
+		$dbh->do('SET client_min_messages = warning');
+		$dbh->begin_work;
+		eval { $dbh->do(<$in>); 1 } or croak "$file: $@";
+		$dbh->commit;
+	}
+	return;
+}
+
+sub start {
+	my ($self) = @_;
+	croak 'started twice' if $self->{pid};
+	my $dir = $self->{dir};
+	my %set = (listen_addresses => '', unix_socket_directories => $dir,
+	    fsync => 'off', synchronous_commit => 'off',
+	    full_page_writes => 'off', max_connections => 50,
+	    logging_collector => 'off', %{ $self->{settings} });
+	defined(my $pid = fork) or croak "fork: $!";
+	if ($pid == 0) {
+		open STDIN, '<', '/dev/null';
+		open STDOUT, '>>', $self->log_file;
+		open STDERR, '>&', \*STDOUT;
+		chdir $dir;
+		exec { 'setpriv' } $self->as_user, "$BIN/postgres", '-D',
+		    "$dir/data", map { ('-c', "$_=$set{$_}") } sort keys %set
+		    or POSIX::_exit(127);
+	}
+	$self->{pid} = $pid;
+	$self->{frozen} = 0;
+	wait_until(sub {
+		croak 'PostgreSQL ended, see its log: ' . $self->log_text
+		    if $self->reaped;
+		# The last line of this file says "ready" once it accepts.
+		open my $in, '<', "$dir/data/postmaster.pid" or return 0;
+		my @line = <$in>;
+		return @line > 7 && $line[0] == $pid && $line[7] =~ /^ready/;
+	}) or croak 'PostgreSQL does not start: ' . $self->log_text;
+	return;
+}
+
+# stop('fast' | 'smart' | 'immediate'): immediate is as good as a crash.
+sub stop {
+	my ($self, $mode) = @_;
+	return unless $self->{pid};
+	my %signal = (fast => 'INT', smart => 'TERM', immediate => 'QUIT');
+	$self->thaw;
+	kill $signal{ $mode || 'fast' }, $self->{pid};
+	wait_until(sub { $self->reaped }) or croak 'PostgreSQL does not stop';
+	return;
+}
+
+sub restart {
+	my ($self, $mode) = @_;
+	$self->stop($mode);
+	$self->start;
+	return;
+}
+
+# Stop every process of the server in its tracks.  The kernel still accepts
+# connections for it, and what is sent to it is kept: nobody answers.
+sub freeze {
+	my ($self) = @_;
+	$self->{frozen} = 1;
+	# The postmaster first: from then on there are no new children.
+	for my $pid ($self->{pid}, $self->children) {
+		kill 'STOP', $pid;
+		wait_until(sub { (process($pid))[0] =~ /[TZX]/ });
+	}
+	return;
+}
+
+sub thaw {
+	my ($self) = @_;
+	return unless $self->{frozen};
+	kill 'CONT', $self->children, $self->{pid};
+	$self->{frozen} = 0;
+	return;
+}
+
+sub DESTROY {
+	my ($self) = @_;
+	return if $self->{owner} != $$;	# a forked child drops only its copy
+	local ($@, $?, $!);
+	eval { $self->stop('immediate') };
+	remove_tree($self->{dir}) unless $self->{keep};
+	return;
+}
+
+# run(COMMAND...): as the server's user; its output, or dies with it.
+sub run {
+	my ($self, @command) = @_;
+	defined(my $pid = open my $out, '-|') or croak "fork: $!";
+	if ($pid == 0) {
+		open STDERR, '>&', \*STDOUT;
+		chdir '/';
+		exec { 'setpriv' } $self->as_user, @command
+		    or POSIX::_exit(127);
+	}
+	my $text = do { local $/; <$out> };
+	close $out or croak "$command[0]: $text";
+	chomp $text;
+	return $text;
+}
+
+# The beginning of a command line that gives up root and dies with us.
+sub as_user {
+	my ($self) = @_;
+	my @who = $self->{user} ? ('--reuid', $self->{user}, '--regid',
+	    (getpwnam $self->{user})[3], '--clear-groups') : ();
+	return ('setpriv', @who, '--pdeathsig', 'QUIT', '--');
+}
+
+# True once the postmaster has ended; it is forgotten then.
+sub reaped {
+	my ($self) = @_;
+	return 1 unless $self->{pid};
+	return 0 if waitpid($self->{pid}, WNOHANG) == 0;
+	$self->{pid} = undef;
+	return 1;
+}
+
+sub children {
+	my ($self) = @_;
+	return grep { (process($_))[1] == $self->{pid} }
+	    map { m{(\d+)} } glob '/proc/[0-9]*';
+}
+
+# State letter and parent of a process; X and 0 when there is none.
+sub process {
+	my ($pid) = @_;
+	open my $in, '<', "/proc/$pid/stat" or return ('X', 0);
+	my $line = <$in> // '';
+	return $line =~ /\) (\S) (\d+)/ ? ($1, $2) : ('X', 0);
+}
+
+sub log_text {
+	my ($self) = @_;
+	open my $in, '<', $self->log_file or return '';
+	local $/;
+	return <$in>;
+}
+
+sub wait_until {
+	my ($condition) = @_;
+	my $end = time + WAIT_S;
+	until ($condition->()) {
+		return 0 if time > $end;
+		sleep 0.01;
+	}
+	return 1;
+}
+
+1;
