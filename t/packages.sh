@@ -65,12 +65,19 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 
-install() {
-	apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@" >/dev/null
+log=$(mktemp)
+undo="rm -f $log; $undo"
+
+# What apt says is of interest only where it failed.
+apt() {
+	apt-get -q -y -o Dpkg::Use-Pty=0 "$@" </dev/null >"$log" 2>&1 && return
+	cat "$log" >&2
+	echo "packages.sh: apt-get $* failed" >&2
+	exit 1
 }
 
 echo "packages.sh: installing$missing"
-[ -z "$update" ] || apt-get -qq update
+[ -z "$update" ] || apt update
 
 case " $missing " in
 *' postfix '*)
@@ -84,14 +91,14 @@ esac
 case " $missing " in
 *' postgresql-'[0-9]*)
 	conf=/etc/postgresql-common/createcluster.conf
-	install postgresql-common
+	apt install --no-install-recommends postgresql-common
 	[ -e $conf.policyd ] || cp -p $conf $conf.policyd
 	undo="mv -f $conf.policyd $conf; $undo"
 	echo 'create_main_cluster = false' >>$conf
 	echo "packages.sh: PostgreSQL comes without a cluster;" \
-		"\`pg_createcluster 15 main --start' makes one" >&2
+		"\`pg_createcluster 15 main --start' makes one"
 	;;
 esac
 
 # shellcheck disable=SC2086
-install $missing
+apt install --no-install-recommends $missing
