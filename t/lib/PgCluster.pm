@@ -20,7 +20,6 @@ use strict;
 use warnings;
 
 use Carp qw(croak);
-use DBI;
 use File::Path qw(remove_tree);
 use File::Temp qw(tempdir);
 use POSIX qw(WNOHANG);
@@ -78,6 +77,7 @@ sub conninfo {
 # dbh(user => NAME, ...): a new DBI connection that dies on errors.
 sub dbh {
 	my ($self, %arg) = @_;
+	require DBI;	# the demo does without
 	my $dsn = $self->conninfo(%arg) =~ tr/ /;/r;
 	return DBI->connect("dbi:Pg:$dsn", undef, undef, { AutoCommit => 1,
 	    RaiseError => 1, PrintError => 0, PrintWarn => 0,
@@ -95,13 +95,11 @@ sub psql {
 sub load {
 	my ($self, @files) = @_;
 	for my $file (@files) {
+		# The server's user may not be able to read it: we open it.
 		open my $in, '<', $file or croak "$file: $!";
-		local $/;
-		my $dbh = $self->dbh;
-		$dbh->do('SET client_min_messages = warning');
-		$dbh->begin_work;
-		eval { $dbh->do(<$in>); 1 } or croak "$file: $@";
-		$dbh->commit;
+		local $ENV{PGOPTIONS} = '-c client_min_messages=warning';
+		$self->run_from($in, "$BIN/psql", qw(-XAtq1 -v ON_ERROR_STOP=1
+		    -d), $self->conninfo);
 	}
 	return;
 }
@@ -188,8 +186,15 @@ sub DESTROY {
 # run(COMMAND...): as the server's user; its output, or dies with it.
 sub run {
 	my ($self, @command) = @_;
+	return $self->run_from(undef, @command);
+}
+
+# run_from(HANDLE, COMMAND...): the same, with this as its standard input.
+sub run_from {
+	my ($self, $in, @command) = @_;
 	defined(my $pid = open my $out, '-|') or croak "fork: $!";
 	if ($pid == 0) {
+		open STDIN, $in ? '<&' : '<', $in || '/dev/null';
 		open STDERR, '>&', \*STDOUT;
 		chdir '/';
 		exec { 'setpriv' } $self->as_user, @command
