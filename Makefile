@@ -29,8 +29,8 @@ LIBS   = -lev -lpq -liniparser -lsystemd -lidn2 -lxxhash -lm
 
 ROOMS  = base mail config db tables policy net
 SRC    = $(foreach r,$(ROOMS),$(wildcard policyd/$r/*.c))
-LIBOBJ = $(SRC:%.c=$(B)/%.o)
-CTLOBJ = $(patsubst %.c,$(B)/%.o,$(wildcard policyd/ctl/*.c))
+LIBOBJ = $(SRC:%.c=$(B)/obj/%.o)
+CTLOBJ = $(patsubst %.c,$(B)/obj/%.o,$(wildcard policyd/ctl/*.c))
 UNITS  = $(patsubst t/unit/%.c,$(B)/t/unit/%.t,$(wildcard t/unit/*.c))
 BENCH  = $(patsubst t/bench/%.c,$(B)/t/bench/%,$(wildcard t/bench/*.c))
 
@@ -39,23 +39,31 @@ BENCH  = $(patsubst t/bench/%.c,$(B)/t/bench/%,$(wildcard t/bench/*.c))
 
 all: $(B)/policyd $(B)/policyctl ## build policyd and policyctl (the default)
 
-$(B)/policyd: $(B)/policyd/main.o $(LIBOBJ)
+$(B)/policyd: $(B)/obj/policyd/main.o $(LIBOBJ)
 	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(B)/policyctl: $(CTLOBJ) $(B)/sql.o $(LIBOBJ)
 	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(B)/%.o: %.c
+# The version of the schema is the number of its last step.
+$(B)/schema_version.h: $(wildcard sql/[0-9]*.sql)
+	@mkdir -p $(@D)
+	@printf '#define POLICYD_SCHEMA_VERSION %d\n' \
+		$$(ls sql/[0-9]*.sql | sed -n 's/^sql\/0*\([0-9]*\)-.*/\1/p' | sort -n | tail -1) >$@
+
+$(B)/obj/%.o: %.c | $(B)/schema_version.h
 	@mkdir -p $(@D)
 	$(CC) $(MY_CPP) $(CPPFLAGS) $(MY_C) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(B)/%.o: $(B)/%.c
 	$(CC) $(MY_CPP) $(CPPFLAGS) $(MY_C) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-$(B)/t/unit/%.t: $(B)/t/unit/%.o $(LIBOBJ)
+$(B)/t/unit/%.t: $(B)/obj/t/unit/%.o $(LIBOBJ)
+	@mkdir -p $(@D)
 	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(B)/t/bench/%: $(B)/t/bench/%.o
+$(B)/t/bench/%: $(B)/obj/t/bench/%.o
+	@mkdir -p $(@D)
 	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ -lev -lm
 
 # What is installed, SOURCE:TARGET:MODE; policyd.ini, which is kept, aside.
@@ -94,8 +102,17 @@ packages-test:
 packages-lint:
 	@t/packages.sh $(LINT_PACKAGES)
 
-test-systemd: all packages-test ## boot a systemd in a container and run policyd under it
-	POLICYD_SYSTEMD_TEST=1 prove -v t/60-systemd.t
+demo: packages ## see Postfix ask and policyd answer, on servers of its own; KEEP=1
+	@$(MAKE) --no-print-directory all
+	@POLICYD=$(B)/policyd POLICYCTL=$(B)/policyctl t/demo/run
+
+bench: packages-test ## measure policyd against a server that does nothing
+	@$(MAKE) --no-print-directory all $(BENCH)
+	@B=$(B) POLICYD=$(B)/policyd t/bench/run
+
+test-systemd: packages-test ## boot a systemd in a container and run policyd under it
+	@$(MAKE) --no-print-directory all
+	@POLICYD=$(B)/policyd POLICYD_SYSTEMD_TEST=1 prove -v t/60-systemd.t
 
 clean: ## remove what was built
 	rm -rf build build-*
@@ -103,5 +120,5 @@ clean: ## remove what was built
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: all clean help install uninstall packages packages-test packages-lint test-systemd
+.PHONY: all bench clean demo help install uninstall packages packages-test packages-lint test-systemd
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -4,7 +4,7 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <iniparser.h>
+#include <iniparser/iniparser.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>

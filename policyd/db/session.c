@@ -1,0 +1,397 @@
+#include "db/session.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <ev.h>
+#include <stdlib.h>
+
+static const double FIRST_RETRY_S = 0.1;
+
+struct db_session {
+	struct ev_loop *loop;
+	struct db_handlers on;
+	char *conninfo;
+	double connect_timeout_s;
+	double reconnect_max_s;
+
+	enum db_state state;
+	PGconn *conn;
+	ev_io io;
+	ev_timer timer;  /* DOWN: retry; CONNECTING, BUSY: deadline */
+	double retry_s;  /* how long the next wait is, before jitter */
+	double up_since; /* when the connection was made */
+	bool flushing;   /* libpq holds bytes that the socket did not take */
+	char *broken;    /* why to drop it, found inside a caller's call */
+
+	db_done_fn *done;
+	void *done_arg;
+	PGresult *result; /* of the query in flight, until all of it is read */
+};
+
+static void on_io(struct ev_loop *loop, ev_io *w, int events);
+static void on_timer(struct ev_loop *loop, ev_timer *w, int events);
+
+struct str
+db_last_line(const char *message)
+{
+	struct str s = str_of(message);
+	const char *lf;
+
+	while (s.n > 0 && (s.p[s.n - 1] == '\n' || s.p[s.n - 1] == ' '))
+		s.n--;
+	lf = s.n > 0 ? memrchr(s.p, '\n', s.n) : NULL;
+	return lf == NULL ? s : str_from(s, (size_t)(lf - s.p) + 1);
+}
+
+/* The server's notices are for its log; libpq would print them on stderr. */
+static void
+on_notice(void *arg, const PGresult *res)
+{
+	(void)arg;
+	(void)res;
+}
+
+static void
+set_timer(struct db_session *s, double after_s)
+{
+	ev_timer_stop(s->loop, &s->timer);
+	ev_now_update(s->loop);
+	ev_timer_set(&s->timer, after_s, 0);
+	ev_timer_start(s->loop, &s->timer);
+}
+
+/*
+ * libpq may have closed its socket and opened another under the same number,
+ * which epoll would not notice: always stop, set anew, start.
+ */
+static void
+watch(struct db_session *s, int events)
+{
+	ev_io_stop(s->loop, &s->io);
+	if (PQsocket(s->conn) == -1)
+		return;
+	ev_io_set(&s->io, PQsocket(s->conn), events);
+	ev_io_start(s->loop, &s->io);
+}
+
+static double
+with_jitter(double s)
+{
+	return s * (0.5 + drand48());
+}
+
+/* The one place where a session goes down. */
+static void
+go_down(struct db_session *s, enum db_outcome outcome, const char *why)
+{
+	db_done_fn *done = s->done;
+	char *reason = mem_strdup(why);
+
+	ev_io_stop(s->loop, &s->io);
+	PQclear(s->result);
+	PQfinish(s->conn);
+	s->result = NULL;
+	s->conn = NULL;
+	s->done = NULL;
+	s->flushing = false;
+	free(s->broken);
+	s->broken = NULL;
+	/* A connection that lived for a while was good: begin anew. */
+	if (s->state >= DB_IDLE &&
+	    ev_now(s->loop) - s->up_since > s->reconnect_max_s)
+		s->retry_s = FIRST_RETRY_S;
+	s->state = DB_DOWN;
+	set_timer(s, with_jitter(s->retry_s));
+	s->retry_s *= 2;
+	if (s->retry_s > s->reconnect_max_s)
+		s->retry_s = s->reconnect_max_s;
+	if (done != NULL)
+		done(s->done_arg, outcome, NULL);
+	if (s->on.down != NULL)
+		s->on.down(s->on.arg, reason);
+	free(reason);
+}
+
+static void
+fail(struct db_session *s, enum db_outcome outcome)
+{
+	char why[400];
+	struct sbuf b = sbuf_over(why, sizeof(why));
+
+	sbuf_add(&b, db_last_line(PQerrorMessage(s->conn)));
+	go_down(s, outcome, b.n > 0 ? why : "connection lost");
+}
+
+/* ---- connecting ---- */
+
+static void
+connect_step(struct db_session *s, PostgresPollingStatusType status)
+{
+	switch (status) {
+	case PGRES_POLLING_READING:
+		watch(s, EV_READ);
+		return;
+	case PGRES_POLLING_WRITING:
+		watch(s, EV_WRITE);
+		return;
+	case PGRES_POLLING_OK:
+		if (PQsetnonblocking(s->conn, 1) == -1)
+			break;
+		ev_timer_stop(s->loop, &s->timer);
+		s->state = DB_IDLE;
+		s->up_since = ev_now(s->loop);
+		watch(s, EV_READ);
+		if (s->on.up != NULL)
+			s->on.up(s->on.arg);
+		return;
+	case PGRES_POLLING_FAILED:
+	case PGRES_POLLING_ACTIVE:
+		break;
+	}
+	fail(s, DB_LOST);
+}
+
+/*
+ * Defaults come before conninfo, which may override them; what must hold comes
+ * after it.
+ */
+static void
+start_connecting(struct db_session *s)
+{
+	static const char *const keys[] = {"keepalives_idle",
+	    "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+	    "gssencmode", "fallback_application_name", "dbname",
+	    "client_encoding", NULL};
+	const char *const values[] = {"30", "10", "3", "30000", "disable",
+	    "policyd", s->conninfo, "UTF8", NULL};
+
+	s->state = DB_CONNECTING;
+	s->conn = PQconnectStartParams(keys, values, 1);
+	if (s->conn == NULL) {
+		go_down(s, DB_LOST, "out of memory");
+		return;
+	}
+	PQsetNoticeReceiver(s->conn, on_notice, NULL);
+	if (PQstatus(s->conn) == CONNECTION_BAD) {
+		fail(s, DB_LOST);
+		return;
+	}
+	set_timer(s, s->connect_timeout_s);
+	watch(s, EV_WRITE);
+}
+
+/* ---- one query ---- */
+
+static bool
+flush(struct db_session *s)
+{
+	int rc = PQflush(s->conn);
+
+	if (rc == -1)
+		return false;
+	s->flushing = rc == 1;
+	watch(s, s->flushing ? EV_READ | EV_WRITE : EV_READ);
+	return true;
+}
+
+/* Keep the first error, else the last result: there is one statement. */
+static void
+keep(struct db_session *s, PGresult *res)
+{
+	if (s->result != NULL &&
+	    PQresultStatus(s->result) == PGRES_FATAL_ERROR) {
+		PQclear(res);
+		return;
+	}
+	PQclear(s->result);
+	s->result = res;
+}
+
+/* Is all of the answer here? */
+static bool
+read_results(struct db_session *s)
+{
+	while (!PQisBusy(s->conn)) {
+		PGresult *res = PQgetResult(s->conn);
+
+		if (res == NULL)
+			return true;
+		keep(s, res);
+		if (PQstatus(s->conn) == CONNECTION_BAD)
+			return false;
+	}
+	return false;
+}
+
+static void
+finish_query(struct db_session *s)
+{
+	PGresult *res = s->result;
+	db_done_fn *done = s->done;
+	ExecStatusType status = PQresultStatus(res);
+	bool good = status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
+
+	ev_timer_stop(s->loop, &s->timer);
+	s->result = NULL;
+	s->done = NULL;
+	s->state = DB_IDLE;
+	done(s->done_arg, good ? DB_OK : DB_REFUSED, res);
+}
+
+static void
+deliver_notifies(struct db_session *s)
+{
+	PGnotify *n;
+
+	while (s->conn != NULL && (n = PQnotifies(s->conn)) != NULL) {
+		if (s->on.notified != NULL)
+			s->on.notified(s->on.arg, n->relname, n->extra);
+		PQfreemem(n);
+	}
+}
+
+static void
+on_ready(struct db_session *s)
+{
+	if (PQconsumeInput(s->conn) == 0) {
+		fail(s, DB_LOST);
+		return;
+	}
+	if (s->flushing && !flush(s)) {
+		fail(s, DB_LOST);
+		return;
+	}
+	if (!s->flushing)
+		watch(s, EV_READ);
+	if (s->state == DB_BUSY && read_results(s)) {
+		deliver_notifies(s);
+		if (s->state == DB_BUSY)
+			finish_query(s);
+		return;
+	}
+	if (PQstatus(s->conn) == CONNECTION_BAD || PQsocket(s->conn) == -1) {
+		fail(s, DB_LOST);
+		return;
+	}
+	deliver_notifies(s);
+}
+
+static void
+on_io(struct ev_loop *loop, ev_io *w, int events)
+{
+	struct db_session *s = w->data;
+
+	(void)events;
+	/* libpq may close the socket: epoll must have let go of it before. */
+	ev_io_stop(loop, w);
+	if (s->state == DB_CONNECTING)
+		connect_step(s, PQconnectPoll(s->conn));
+	else
+		on_ready(s);
+}
+
+static void
+on_timer(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct db_session *s = w->data;
+
+	(void)loop;
+	(void)events;
+	if (s->broken != NULL) {
+		char *why = s->broken;
+
+		s->broken = NULL;
+		go_down(s, DB_LOST, why);
+		free(why);
+		return;
+	}
+	switch (s->state) {
+	case DB_DOWN:
+		start_connecting(s);
+		break;
+	case DB_CONNECTING:
+		go_down(s, DB_TIMEOUT, "no connection within the time");
+		break;
+	case DB_BUSY:
+		go_down(s, DB_TIMEOUT, "no answer within the time");
+		break;
+	case DB_IDLE:
+		break;
+	}
+}
+
+/* Found inside a caller's call: go down in the next turn of the loop. */
+static void
+break_later(struct db_session *s, struct str why)
+{
+	free(s->broken);
+	s->broken = mem_strndup(why.p, why.n);
+	set_timer(s, 0);
+}
+
+void
+db_query(struct db_session *s, const char *sql, int n,
+    const char *const *params, double timeout_s, db_done_fn *done, void *arg)
+{
+	assert(s->state == DB_IDLE);
+	s->state = DB_BUSY;
+	s->done = done;
+	s->done_arg = arg;
+	ev_io_stop(s->loop, &s->io);
+	set_timer(s, timeout_s);
+	if (s->broken == NULL &&
+	    PQsendQueryParams(s->conn, sql, n, NULL, params, NULL, NULL, 0) &&
+	    flush(s))
+		return;
+	break_later(s, db_last_line(PQerrorMessage(s->conn)));
+}
+
+void
+db_session_drop(struct db_session *s, const char *why)
+{
+	if (s->state != DB_DOWN)
+		break_later(s, str_of(why));
+}
+
+struct db_session *
+db_session_new(struct ev_loop *loop, const struct db_options *options,
+    const struct db_handlers *handlers)
+{
+	struct db_session *s = mem_zalloc(sizeof(*s));
+
+	s->loop = loop;
+	s->on = *handlers;
+	s->conninfo = mem_strdup(options->conninfo);
+	s->connect_timeout_s = options->connect_timeout_s;
+	s->reconnect_max_s = options->reconnect_max_s;
+	s->retry_s = FIRST_RETRY_S;
+	s->state = DB_DOWN;
+	ev_init(&s->io, on_io);
+	ev_init(&s->timer, on_timer);
+	s->io.data = s;
+	s->timer.data = s;
+	set_timer(s, 0);
+	return s;
+}
+
+void
+db_session_free(struct db_session *s)
+{
+	if (s == NULL)
+		return;
+	ev_io_stop(s->loop, &s->io);
+	ev_timer_stop(s->loop, &s->timer);
+	PQclear(s->result);
+	PQfinish(s->conn);
+	free(s->conninfo);
+	free(s->broken);
+	free(s);
+}
+
+enum db_state
+db_session_state(const struct db_session *s)
+{
+	return s->state;
+}

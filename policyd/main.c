@@ -1,0 +1,399 @@
+/*
+ * main - options, privileges, signals, the loop: builds every room once, in
+ * order, and tears down in reverse.
+ */
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "config/config.h"
+#include "net/listener.h"
+#include "net/server.h"
+#include "policy/decide.h"
+#include "schema_version.h"
+#include "tables/directory.h"
+#include "tables/feed.h"
+#include "tables/verify.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <grp.h>
+#include <idn2.h>
+#include <libpq-fe.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define DEFAULT_FILE "/etc/policyd/policyd.ini"
+
+/* SPEC: within 5 s; what a slow reader has not taken by then is lost to it. */
+static const double DRAIN_MAX_S = 3;
+
+struct daemon {
+	const char *file;
+	int verbose;
+	struct config *config;
+	struct ev_loop *loop;
+	struct listeners *listeners;
+	struct directory *directory;
+	struct policy *policy;
+	struct server *server;
+	struct feed *feed;
+	ev_signal term, interrupt, hangup;
+	ev_timer watchdog;
+	ev_timer drain;
+	bool stopping;
+};
+
+/* ---- logging what is wrong with a file ---- */
+
+static void
+print_errors(struct config_errors *errors)
+{
+	for (size_t i = 0; i < errors->count; i++)
+		fprintf(stderr, "%s\n", errors->text[i]);
+	config_errors_free(errors);
+}
+
+static void
+log_errors(struct config_errors *errors)
+{
+	for (size_t i = 0; i < errors->count; i++) {
+		struct log_entry e;
+
+		log_begin(&e, LOG_ERR, "configuration");
+		log_str(&e, "error", str_of(errors->text[i]));
+		log_end(&e);
+	}
+	config_errors_free(errors);
+}
+
+static void
+use_log(const struct daemon *d)
+{
+	int level = (int)d->config->log.level + d->verbose;
+
+	log_init((enum log_target)d->config->log.target,
+	    level > LOG_DEBUG ? LOG_DEBUG : level);
+}
+
+/* ---- being nobody special ---- */
+
+static int
+make_state_dir(const struct config *config, uid_t uid, gid_t gid)
+{
+	const char *dir = config->policyd.state_dir;
+
+	if (mkdir(dir, 0750) == -1) {
+		if (errno == EEXIST)
+			return 0;
+		return -1;
+	}
+	return geteuid() == 0 ? chown(dir, uid, gid) : 0;
+}
+
+/* 0, or -1 with what is wrong logged. */
+static int
+drop_privileges(const struct config *config)
+{
+	const struct passwd *pw;
+
+	if (geteuid() != 0) {
+		if (make_state_dir(config, 0, 0) == -1)
+			log_line(LOG_WARNING, "state_dir %s: %s",
+			    config->policyd.state_dir, strerror(errno));
+		return 0;
+	}
+	pw = getpwnam(config->policyd.user);
+	if (pw == NULL) {
+		log_line(LOG_ERR, "[policyd] user: there is no user %s",
+		    config->policyd.user);
+		return -1;
+	}
+	if (make_state_dir(config, pw->pw_uid, pw->pw_gid) == -1)
+		log_line(LOG_WARNING, "state_dir %s: %s",
+		    config->policyd.state_dir, strerror(errno));
+	if (initgroups(pw->pw_name, pw->pw_gid) == -1 ||
+	    setgid(pw->pw_gid) == -1 || setuid(pw->pw_uid) == -1) {
+		log_line(LOG_ERR, "cannot become %s: %s", pw->pw_name,
+		    strerror(errno));
+		return -1;
+	}
+	return 0;
+}
+
+/* As many descriptors as there may be clients, and some. */
+static void
+raise_descriptors(const struct config *config)
+{
+	struct rlimit r;
+	rlim_t needed = (rlim_t)config->policyd.max_clients + 64;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) == -1)
+		return;
+	if (r.rlim_cur < needed) {
+		r.rlim_cur = needed < r.rlim_max ? needed : r.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &r);
+	}
+	if (r.rlim_cur < needed)
+		log_line(LOG_WARNING,
+		    "max_clients is %lld, but only %llu descriptors may be "
+		    "open", (long long)config->policyd.max_clients,
+		    (unsigned long long)r.rlim_cur);
+}
+
+/* ---- what the loop calls ---- */
+
+static void
+on_settled(void *arg)
+{
+	struct daemon *d = arg;
+
+	listeners_accept(d->listeners, d->server);
+	sd_notify(0, "READY=1");
+	log_line(LOG_NOTICE, "ready, version %s", POLICYD_VERSION);
+}
+
+static void
+reload(struct daemon *d)
+{
+	struct config_errors errors = {0};
+	struct config *config = config_load(d->file, &errors), *old = d->config;
+
+	if (config == NULL) {
+		log_errors(&errors);
+		log_line(LOG_ERR, "not reloaded: the old settings stay");
+		return;
+	}
+	if (listeners_prepare(d->listeners, config) == -1) {
+		log_line(LOG_ERR, "not reloaded: the old settings stay");
+		config_free(config);
+		return;
+	}
+	d->config = config;
+	use_log(d);
+	policy_reconfigure(d->policy, config);
+	server_reconfigure(d->server, config);
+	feed_reconfigure(d->feed, config);
+	listeners_commit(d->listeners);
+	raise_descriptors(config);
+	if (strcmp(old->policyd.user, config->policyd.user) != 0)
+		log_line(LOG_WARNING, "[policyd] user takes a restart");
+	config_free(old);
+	log_line(LOG_NOTICE, "reloaded");
+}
+
+static void
+on_hangup(struct ev_loop *loop, ev_signal *w, int events)
+{
+	struct timespec now;
+
+	(void)loop;
+	(void)events;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld",
+	    (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
+	reload(w->data);
+	sd_notify(0, "READY=1");
+}
+
+static void
+on_drain_end(struct ev_loop *loop, ev_timer *w, int events)
+{
+	(void)w;
+	(void)events;
+	ev_break(loop, EVBREAK_ALL);
+}
+
+static void
+on_stop(struct ev_loop *loop, ev_signal *w, int events)
+{
+	struct daemon *d = w->data;
+
+	(void)events;
+	if (d->stopping) {
+		ev_break(loop, EVBREAK_ALL);
+		return;
+	}
+	d->stopping = true;
+	log_line(LOG_NOTICE, "stopping");
+	sd_notify(0, "STOPPING=1");
+	listeners_stop(d->listeners);
+	server_drain(d->server);
+	ev_timer_set(&d->drain, DRAIN_MAX_S, 0);
+	ev_timer_start(loop, &d->drain);
+}
+
+static void
+on_watchdog(struct ev_loop *loop, ev_timer *w, int events)
+{
+	(void)loop;
+	(void)w;
+	(void)events;
+	sd_notify(0, "WATCHDOG=1");
+}
+
+static void
+start_watchdog(struct daemon *d)
+{
+	uint64_t usec;
+
+	if (sd_watchdog_enabled(0, &usec) <= 0)
+		return;
+	ev_timer_init(&d->watchdog, on_watchdog, 0, (double)usec / 1e6 / 3);
+	d->watchdog.data = d;
+	ev_timer_start(d->loop, &d->watchdog);
+}
+
+static void
+start_signals(struct daemon *d)
+{
+	signal(SIGPIPE, SIG_IGN);
+	ev_signal_init(&d->term, on_stop, SIGTERM);
+	ev_signal_init(&d->interrupt, on_stop, SIGINT);
+	ev_signal_init(&d->hangup, on_hangup, SIGHUP);
+	ev_timer_init(&d->drain, on_drain_end, 0, 0);
+	d->term.data = d->interrupt.data = d->hangup.data = d;
+	ev_signal_start(d->loop, &d->term);
+	ev_signal_start(d->loop, &d->interrupt);
+	ev_signal_start(d->loop, &d->hangup);
+}
+
+/* ---- from start to end ---- */
+
+static int
+run(struct daemon *d)
+{
+	int rc = EX_UNAVAILABLE;
+
+	d->loop = ev_default_loop(EVFLAG_AUTO);
+	if (d->loop == NULL)
+		return EX_OSERR;
+	d->listeners = listeners_new(d->loop);
+	if (listeners_prepare(d->listeners, d->config) == -1)
+		goto free_listeners;
+	raise_descriptors(d->config);
+	if (drop_privileges(d->config) == -1) {
+		rc = EX_NOPERM;
+		goto free_listeners;
+	}
+	start_signals(d);
+	start_watchdog(d);
+	d->directory = directory_new(d->config->rcpt.fold_local_part);
+	d->policy = policy_new(d->config, d->directory);
+	d->server = server_new(d->loop, d->config, d->policy,
+	    listeners_resume, d->listeners);
+	d->feed = feed_new(d->loop, d->config, d->directory, on_settled, d);
+	ev_run(d->loop, 0);
+	rc = 0;
+	server_free(d->server);
+	feed_free(d->feed);
+	policy_free(d->policy);
+	directory_free(d->directory);
+	log_line(LOG_NOTICE, "stopped");
+free_listeners:
+	listeners_free(d->listeners);
+	ev_loop_destroy(d->loop);
+	return rc;
+}
+
+static int
+test(const struct daemon *d)
+{
+	int bad = tables_verify(d->config, stderr);
+
+	if (bad == 0)
+		printf("%s: good\n", d->file);
+	return bad == 0 ? 0 : 1;
+}
+
+static void
+print_version(void)
+{
+	printf("policyd %s (schema %d)\n", POLICYD_VERSION,
+	    POLICYD_SCHEMA_VERSION);
+	printf("libev %d.%d, libpq %d, libidn2 %s, xxHash %u, libsystemd\n",
+	    ev_version_major(), ev_version_minor(), PQlibVersion(),
+	    idn2_check_version(NULL), XXH_versionNumber());
+}
+
+static void
+print_usage(FILE *to)
+{
+	fprintf(to,
+	    "usage: policyd [-c FILE] [-t] [-v]...\n"
+	    "  -c FILE    the configuration (" DEFAULT_FILE ")\n"
+	    "  -t         check configuration, database and schema, and exit\n"
+	    "  -v         log more; twice, still more\n"
+	    "  -V         print the versions\n"
+	    "  --options  print every option with its default and bounds\n");
+}
+
+int
+main(int argc, char **argv)
+{
+	static const struct option longs[] = {
+	    {"config", required_argument, NULL, 'c'},
+	    {"help", no_argument, NULL, 'h'},
+	    {"options", no_argument, NULL, 'o'},
+	    {"test", no_argument, NULL, 't'},
+	    {"verbose", no_argument, NULL, 'v'},
+	    {"version", no_argument, NULL, 'V'},
+	    {0},
+	};
+	struct daemon d = {.file = DEFAULT_FILE};
+	struct config_errors errors = {0};
+	bool testing = false;
+	int c, rc;
+
+	while ((c = getopt_long(argc, argv, "c:htvV", longs, NULL)) != -1)
+		switch (c) {
+		case 'c':
+			d.file = optarg;
+			break;
+		case 't':
+			testing = true;
+			break;
+		case 'v':
+			d.verbose++;
+			break;
+		case 'V':
+			print_version();
+			return 0;
+		case 'o':
+			config_print_options(stdout);
+			return 0;
+		case 'h':
+			print_usage(stdout);
+			return 0;
+		default:
+			print_usage(stderr);
+			return EX_USAGE;
+		}
+	if (optind < argc) {
+		print_usage(stderr);
+		return EX_USAGE;
+	}
+	hash_init();
+	srand48(time(NULL) ^ getpid());
+	d.config = config_load(d.file, &errors);
+	if (d.config == NULL) {
+		print_errors(&errors);
+		return testing ? 1 : EX_CONFIG;
+	}
+	if (testing) {
+		rc = test(&d);
+	} else {
+		use_log(&d);
+		rc = run(&d);
+	}
+	config_free(d.config);
+	return rc;
+}

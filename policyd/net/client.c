@@ -1,0 +1,464 @@
+#include "net/server.h"
+
+#include "base/mem.h"
+#include "config/config.h"
+#include "mail/request.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum state {
+	READING, /* a request is awaited, or some of it is here */
+	HOLDING, /* an answer is kept back until the timer fires */
+	WRITING, /* an answer waits for the socket to take it */
+};
+
+struct client {
+	struct server *server;
+	struct client *next, **link; /* in server->clients */
+	ev_io io;
+	ev_timer timer;
+	enum state state;
+	bool eof;       /* the peer will send no more */
+	bool timing;    /* the request's deadline runs */
+	double active;  /* when something was last heard */
+
+	char *buf;      /* NULL where there is nothing in it */
+	size_t cap;
+	size_t len;
+	size_t scanned; /* request_parse() keeps its place */
+
+	char *out;      /* HOLDING, WRITING: what is to be written */
+	size_t out_len;
+	size_t out_at;
+};
+
+static void process(struct client *c);
+
+/* ---- buffers ---- */
+
+static void
+take_buffer(struct client *c)
+{
+	struct server *s = c->server;
+
+	c->cap = BUFFER_BYTES;
+	c->buf = s->spares > 0 ? s->spare[--s->spares] : mem_alloc(BUFFER_BYTES);
+}
+
+static void
+release_buffer(struct client *c)
+{
+	struct server *s = c->server;
+
+	if (c->buf != NULL && c->cap == BUFFER_BYTES &&
+	    s->spares < SPARE_BUFFERS)
+		s->spare[s->spares++] = c->buf;
+	else
+		free(c->buf);
+	c->buf = NULL;
+	c->cap = c->len = c->scanned = 0;
+}
+
+/* Room for more bytes; false where there are as many as there may be. */
+static bool
+make_room(struct client *c)
+{
+	if (c->buf == NULL)
+		take_buffer(c);
+	if (c->len < c->cap)
+		return true;
+	if (c->cap >= REQUEST_MAX_BYTES)
+		return false;
+	c->cap *= 4;
+	if (c->cap > REQUEST_MAX_BYTES)
+		c->cap = REQUEST_MAX_BYTES;
+	c->buf = mem_realloc(c->buf, c->cap);
+	return true;
+}
+
+/* ---- life ---- */
+
+static void
+client_close(struct client *c)
+{
+	struct server *s = c->server;
+	bool was_full = server_is_full(s);
+
+	ev_io_stop(s->loop, &c->io);
+	ev_timer_stop(s->loop, &c->timer);
+	close(c->io.fd);
+	release_buffer(c);
+	free(c->out);
+	*c->link = c->next;
+	if (c->next != NULL)
+		c->next->link = c->link;
+	free(c);
+	s->count--;
+	if (was_full && !s->draining)
+		s->room(s->room_arg);
+	if (s->draining && s->count == 0)
+		ev_break(s->loop, EVBREAK_ALL);
+}
+
+/* The client broke the protocol or a bound: tell once a minute, and close. */
+static void
+client_refuse(struct client *c, const char *why)
+{
+	struct log_entry e;
+	uint64_t suppressed;
+
+	if (log_allowed(&c->server->bad_limit, ev_now(c->server->loop),
+		&suppressed)) {
+		log_begin(&e, LOG_WARNING, "policy connection closed");
+		log_str(&e, "error", str_of(why));
+		if (suppressed > 0)
+			log_int(&e, "suppressed", (int64_t)suppressed);
+		log_end(&e);
+	}
+	client_close(c);
+}
+
+/* ---- which events are waited for: decided here alone ---- */
+
+static void
+set_timer(struct client *c, double after_s)
+{
+	struct ev_loop *loop = c->server->loop;
+
+	ev_timer_stop(loop, &c->timer);
+	ev_timer_set(&c->timer, after_s, 0);
+	ev_timer_start(loop, &c->timer);
+}
+
+static void
+watch(struct client *c, int events)
+{
+	struct ev_loop *loop = c->server->loop;
+
+	if (ev_is_active(&c->io) && (c->io.events & (EV_READ | EV_WRITE)) ==
+		events)
+		return;
+	ev_io_stop(loop, &c->io);
+	if (events == 0)
+		return;
+	ev_io_set(&c->io, c->io.fd, events);
+	ev_io_start(loop, &c->io);
+}
+
+static void
+rearm(struct client *c)
+{
+	const struct config *config = c->server->config;
+	bool may_read = !c->eof &&
+	    (c->len < c->cap || c->cap < REQUEST_MAX_BYTES);
+
+	switch (c->state) {
+	case READING:
+		watch(c, EV_READ);
+		/* A request's time runs from its first byte to its last. */
+		if (c->len > 0 && !c->timing)
+			set_timer(c, config->policyd.request_timeout_s);
+		else if (c->len == 0 && config->policyd.idle_timeout_s > 0 &&
+		    (c->timing || !ev_is_active(&c->timer)))
+			set_timer(c, config->policyd.idle_timeout_s);
+		else if (c->len == 0 && c->timing)
+			ev_timer_stop(c->server->loop, &c->timer);
+		c->timing = c->len > 0;
+		break;
+	case HOLDING:
+		/* Reading on is how a client that hangs up is noticed. */
+		watch(c, may_read ? EV_READ : 0);
+		break;
+	case WRITING:
+		watch(c, EV_WRITE);
+		break;
+	}
+}
+
+/* ---- answers ---- */
+
+static void
+keep_answer(struct client *c, const char *p, size_t n, enum state state)
+{
+	c->out = mem_alloc(n);
+	memcpy(c->out, p, n);
+	c->out_len = n;
+	c->out_at = 0;
+	c->state = state;
+}
+
+/* Write what the socket takes; -1: the connection is gone. */
+static ssize_t
+send_some(const struct client *c, const char *p, size_t n)
+{
+	ssize_t sent = send(c->io.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	if (sent == -1 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	return sent;
+}
+
+/* The kept answer, or what is left of it.  false: the client is closed. */
+static bool
+write_kept(struct client *c)
+{
+	ssize_t sent = send_some(c, c->out + c->out_at, c->out_len - c->out_at);
+
+	if (sent == -1) {
+		client_close(c);
+		return false;
+	}
+	c->out_at += (size_t)sent;
+	if (c->out_at < c->out_len) {
+		c->state = WRITING;
+		set_timer(c, c->server->config->policyd.request_timeout_s);
+		c->timing = true;
+		return true;
+	}
+	free(c->out);
+	c->out = NULL;
+	c->state = READING;
+	/* Whatever ran was for the answer. */
+	ev_timer_stop(c->server->loop, &c->timer);
+	c->timing = false;
+	return true;
+}
+
+/* Answer one request.  false: the client is closed. */
+static bool
+answer(struct client *c, const struct request *r)
+{
+	struct server *s = c->server;
+	struct answer *a = &s->answer;
+	ssize_t sent;
+
+	s->requests++;
+	decide(s->policy, r, ev_now(s->loop), a);
+	if (a->n == 0) {
+		client_close(c);
+		return false;
+	}
+	if (a->hold_s > 0 && !s->draining) {
+		keep_answer(c, a->wire, a->n, HOLDING);
+		set_timer(c, a->hold_s);
+		c->timing = true;
+		return true;
+	}
+	sent = send_some(c, a->wire, a->n);
+	if (sent == (ssize_t)a->n)
+		return true;
+	if (sent == -1) {
+		client_close(c);
+		return false;
+	}
+	keep_answer(c, a->wire + sent, a->n - (size_t)sent, WRITING);
+	return write_kept(c);
+}
+
+/* ---- requests ---- */
+
+/* The peer sent no more and everything is answered. */
+static void
+finish(struct client *c)
+{
+	if (c->len > 0 && !c->server->draining)
+		client_refuse(c, "it ended within a request");
+	else
+		client_close(c);
+}
+
+/* Answer what is in the buffer, until an answer has to wait. */
+static void
+process(struct client *c)
+{
+	struct request r;
+	size_t at = 0, used;
+	const char *why;
+
+	while (c->state == READING && at < c->len) {
+		enum request_status status = request_parse(&r, c->buf + at,
+		    c->len - at, &c->scanned, &used, &why);
+
+		if (status == REQUEST_BAD) {
+			client_refuse(c, why);
+			return;
+		}
+		if (status == REQUEST_MORE)
+			break;
+		at += used;
+		if (!answer(c, &r))
+			return;
+	}
+	if (at > 0 && at < c->len)
+		memmove(c->buf, c->buf + at, c->len - at);
+	c->len -= at;
+	if (c->len == 0)
+		release_buffer(c);
+	if (at > 0 && c->state == READING && c->timing) {
+		/* What follows is another request, with its own time. */
+		ev_timer_stop(c->server->loop, &c->timer);
+		c->timing = false;
+	}
+	if (c->state == READING && (c->eof || c->server->draining))
+		finish(c);
+	else
+		rearm(c);
+}
+
+/* Did the peer close both ways?  Then nobody is there to take an answer. */
+static bool
+is_gone(const struct client *c)
+{
+	struct pollfd p = {.fd = c->io.fd};
+
+	return poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+static void
+read_more(struct client *c)
+{
+	ssize_t n;
+
+	if (!make_room(c)) {
+		rearm(c);
+		return;
+	}
+	n = recv(c->io.fd, c->buf + c->len, c->cap - c->len, MSG_DONTWAIT);
+	if (n > 0) {
+		c->len += (size_t)n;
+		c->active = ev_now(c->server->loop);
+	} else if (n == 0) {
+		c->eof = true;
+	} else if (errno != EAGAIN && errno != EINTR) {
+		client_close(c);
+		return;
+	}
+	if (c->len == 0)
+		release_buffer(c);
+	if (c->state == HOLDING && c->eof && is_gone(c))
+		client_close(c);
+	else
+		process(c);
+}
+
+static void
+on_io(struct ev_loop *loop, ev_io *w, int events)
+{
+	struct client *c = w->data;
+
+	(void)loop;
+	if (events & EV_WRITE) {
+		if (write_kept(c))
+			process(c);
+		return;
+	}
+	read_more(c);
+}
+
+static void
+on_timer(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct client *c = w->data;
+	double idle_s = c->server->config->policyd.idle_timeout_s;
+	double left_s = c->active + idle_s - ev_now(loop);
+
+	(void)events;
+	switch (c->state) {
+	case HOLDING:
+		if (write_kept(c))
+			process(c);
+		return;
+	case WRITING:
+		client_refuse(c, "it does not read its answer");
+		return;
+	case READING:
+		if (c->timing)
+			client_refuse(c, "its request takes too long");
+		else if (idle_s > 0 && left_s <= 0)
+			client_close(c);
+		else if (idle_s > 0)
+			set_timer(c, left_s);
+		return;
+	}
+}
+
+void
+client_new(struct server *s, int fd)
+{
+	struct client *c = mem_zalloc(sizeof(*c));
+
+	c->server = s;
+	c->next = s->clients;
+	c->link = &s->clients;
+	if (c->next != NULL)
+		c->next->link = &c->next;
+	s->clients = c;
+	s->count++;
+	c->active = ev_now(s->loop);
+	ev_io_init(&c->io, on_io, fd, EV_READ);
+	ev_timer_init(&c->timer, on_timer, 0, 0);
+	c->io.data = c->timer.data = c;
+	rearm(c);
+}
+
+/* ---- all of them ---- */
+
+bool
+server_is_full(const struct server *s)
+{
+	return s->count >= s->config->policyd.max_clients;
+}
+
+struct server *
+server_new(struct ev_loop *loop, const struct config *config,
+    struct policy *policy, void (*room)(void *arg), void *arg)
+{
+	struct server *s = mem_zalloc(sizeof(*s));
+
+	s->loop = loop;
+	s->config = config;
+	s->policy = policy;
+	s->room = room;
+	s->room_arg = arg;
+	return s;
+}
+
+void
+server_free(struct server *s)
+{
+	if (s == NULL)
+		return;
+	s->draining = true;
+	for (struct client *c = s->clients, *next; c != NULL; c = next) {
+		next = c->next;
+		client_close(c);
+	}
+	while (s->spares > 0)
+		free(s->spare[--s->spares]);
+	free(s);
+}
+
+void
+server_reconfigure(struct server *s, const struct config *config)
+{
+	s->config = config;
+}
+
+void
+server_drain(struct server *s)
+{
+	s->draining = true;
+	for (struct client *c = s->clients, *next; c != NULL; c = next) {
+		next = c->next;
+		if (c->state == HOLDING && !write_kept(c))
+			continue;
+		if (c->state == READING)
+			read_more(c);
+	}
+	if (s->count == 0)
+		ev_break(s->loop, EVBREAK_ALL);
+}

@@ -1,0 +1,125 @@
+#include "policy/check.h"
+
+#include "base/hash.h"
+#include "base/number.h"
+
+/*
+ * Steps 1, 4 and 7: what a session has had, what a message may have, and what
+ * is remembered of a recipient that passes.
+ */
+
+static uint64_t
+hash_str(struct str s)
+{
+	return hash(s.p, s.n);
+}
+
+/*
+ * A session is one SMTP connection.  Where the port is not known (Postfix
+ * before 3.0, XCLIENT), a message stands for it.
+ */
+static uint64_t
+session_key(const struct check *c)
+{
+	struct str port = check_value(c, ATTR_client_port);
+
+	if (port.n == 0 || str_eq(port, STR("unknown")))
+		port = check_value(c, ATTR_instance);
+	return hash_mix(hash_str(check_value(c, ATTR_client_address)),
+	    hash_str(port));
+}
+
+static uint64_t
+message_key(const struct check *c)
+{
+	struct str instance = check_value(c, ATTR_instance);
+
+	return instance.n > 0 ? hash_str(instance) : 0;
+}
+
+/* Equal recipients are equal however they are written: fold as tables do. */
+static uint64_t
+recipient_key(struct check *c)
+{
+	struct str s = check_value(c, ATTR_recipient), local, domain;
+	char local_buf[LOCAL_MAX_BYTES + 1], domain_buf[DOMAIN_MAX_BYTES + 1];
+
+	if (!address_split(s, &local, &domain) ||
+	    !domain_fold(domain, domain_buf, &domain) ||
+	    !local_fold(local, c->config->rcpt.fold_local_part, local_buf,
+		&local))
+		return hash_mix(c->message, hash_str(s));
+	return hash_mix(hash_mix(c->message, hash_str(local)),
+	    hash_str(domain));
+}
+
+enum step
+stage_session(struct check *c)
+{
+	c->message = message_key(c);
+	c->recipient_key = recipient_key(c);
+	c->session = sessions_get(c->sessions, session_key(c), c->now);
+	session_message(c->session, c->message);
+	return STEP_NEXT;
+}
+
+enum step
+stage_errors(struct check *c)
+{
+	int64_t total = c->config->rcpt.errors_total;
+
+	if (total > 0 && session_errors(c->session, c->recipient_key) >= total)
+		return check_reply(c, REPLY_too_many_errors);
+	return STEP_NEXT;
+}
+
+enum step
+stage_recipient_count(struct check *c)
+{
+	c->limit = (uint32_t)c->config->rcpt.max_recipients;
+	if (c->is_local && c->domain.max_recipients > 0)
+		c->limit = c->domain.max_recipients;
+	/* Without an instance nobody can say what belongs to one message. */
+	if (c->message != 0 &&
+	    session_accepted(c->session) >= c->limit &&
+	    !session_has_accepted(c->session, c->recipient_key))
+		return check_reply(c, REPLY_too_many_recipients);
+	return STEP_NEXT;
+}
+
+enum step
+stage_pass(struct check *c)
+{
+	if (c->is_local && c->domain.recipients == RECIPIENTS_VERIFY)
+		return check_action(c, STR("reject_unverified_recipient"),
+		    "verify");
+	return check_action(c, STR("DUNNO"), "pass");
+}
+
+enum step
+stage_accept(struct check *c)
+{
+	if (c->message != 0)
+		session_accept(c->session, c->recipient_key, c->limit);
+	return stage_pass(c);
+}
+
+/*
+ * recipient_count also counts those that RCPT never asked about.  A message
+ * whose domains allow more than the default is held against what they allow.
+ */
+enum step
+stage_data(struct check *c)
+{
+	const struct session *s =
+	    sessions_find(c->sessions, session_key(c), c->now);
+	int64_t count, limit = c->config->rcpt.max_recipients;
+	uint32_t theirs = s != NULL ? session_limit(s, message_key(c)) : 0;
+
+	if (theirs > limit)
+		limit = theirs;
+	if (number_parse(check_value(c, ATTR_recipient_count), &count) == 0 &&
+	    count > limit)
+		return check_reply(c, REPLY_too_many_recipients);
+	return STEP_NEXT;
+}

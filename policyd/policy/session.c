@@ -1,0 +1,178 @@
+#include "policy/session.h"
+
+#include "base/mem.h"
+#include "base/set.h"
+
+#include <stdlib.h>
+
+enum { BUCKETS = SESSIONS_MAX };
+
+struct session {
+	uint64_t key;
+	double used;
+	struct session *chain;         /* others of the bucket */
+	struct session *newer, *older; /* by last use */
+	struct set refused;
+	uint64_t last_refused;
+	uint64_t message;
+	struct set accepted; /* recipients of the message */
+	uint32_t limit;
+};
+
+struct sessions {
+	struct session *newest, *oldest;
+	uint32_t count; /* of slots in use */
+	struct session *bucket[BUCKETS];
+	struct session slot[SESSIONS_MAX];
+};
+
+struct sessions *
+sessions_new(void)
+{
+	return mem_zalloc(sizeof(struct sessions));
+}
+
+void
+sessions_free(struct sessions *all)
+{
+	if (all == NULL)
+		return;
+	for (uint32_t i = 0; i < all->count; i++) {
+		set_free(&all->slot[i].refused);
+		set_free(&all->slot[i].accepted);
+	}
+	free(all);
+}
+
+static struct session **
+bucket_of(struct sessions *all, uint64_t key)
+{
+	return &all->bucket[key % BUCKETS];
+}
+
+static void
+unlink_use(struct sessions *all, struct session *s)
+{
+	*(s->newer != NULL ? &s->newer->older : &all->newest) = s->older;
+	*(s->older != NULL ? &s->older->newer : &all->oldest) = s->newer;
+}
+
+static void
+link_newest(struct sessions *all, struct session *s)
+{
+	s->newer = NULL;
+	s->older = all->newest;
+	*(s->older != NULL ? &s->older->newer : &all->oldest) = s;
+	all->newest = s;
+}
+
+static void
+forget(struct session *s)
+{
+	set_clear(&s->refused);
+	set_clear(&s->accepted);
+	s->last_refused = 0;
+	s->message = 0;
+	s->limit = 0;
+}
+
+/* Take the one that was not used for longest out of its bucket. */
+static struct session *
+evict(struct sessions *all)
+{
+	struct session *s = all->oldest, **p = bucket_of(all, s->key);
+
+	while (*p != s)
+		p = &(*p)->chain;
+	*p = s->chain;
+	unlink_use(all, s);
+	forget(s);
+	return s;
+}
+
+struct session *
+sessions_find(struct sessions *all, uint64_t key, double now)
+{
+	struct session *s = *bucket_of(all, key);
+
+	while (s != NULL && s->key != key)
+		s = s->chain;
+	if (s == NULL)
+		return NULL;
+	if (now - s->used > SESSION_IDLE_S)
+		forget(s);
+	s->used = now;
+	if (all->newest != s) {
+		unlink_use(all, s);
+		link_newest(all, s);
+	}
+	return s;
+}
+
+struct session *
+sessions_get(struct sessions *all, uint64_t key, double now)
+{
+	struct session *s = sessions_find(all, key, now);
+	struct session **bucket = bucket_of(all, key);
+
+	if (s != NULL)
+		return s;
+	s = all->count < SESSIONS_MAX ? &all->slot[all->count++] : evict(all);
+	s->key = key;
+	s->used = now;
+	s->chain = *bucket;
+	*bucket = s;
+	link_newest(all, s);
+	return s;
+}
+
+uint32_t
+session_errors(const struct session *s, uint64_t refusal)
+{
+	uint32_t n = s->refused.count;
+
+	return n > 0 && refusal == s->last_refused ? n - 1 : n;
+}
+
+void
+session_refuse(struct session *s, uint64_t refusal)
+{
+	if (set_add(&s->refused, refusal))
+		s->last_refused = refusal;
+}
+
+void
+session_message(struct session *s, uint64_t message)
+{
+	if (s->message == message)
+		return;
+	set_clear(&s->accepted);
+	s->limit = 0;
+	s->message = message;
+}
+
+bool
+session_has_accepted(const struct session *s, uint64_t recipient)
+{
+	return set_has(&s->accepted, recipient);
+}
+
+uint32_t
+session_accepted(const struct session *s)
+{
+	return s->accepted.count;
+}
+
+void
+session_accept(struct session *s, uint64_t recipient, uint32_t limit)
+{
+	set_add(&s->accepted, recipient);
+	if (limit > s->limit)
+		s->limit = limit;
+}
+
+uint32_t
+session_limit(const struct session *s, uint64_t message)
+{
+	return s->message == message ? s->limit : 0;
+}

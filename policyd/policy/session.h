@@ -1,0 +1,58 @@
+#ifndef POLICYD_SESSION_H
+#define POLICYD_SESSION_H
+
+/*
+ * session - what one SMTP session has done so far.
+ *
+ * Floor 5; uses base.  Postfix asks about one SMTP connection over several
+ * policy connections, and says neither when it begins nor when it ends: a
+ * session is found by client address and port, and forgotten when nothing was
+ * heard of it for SESSION_IDLE_S, or when SESSIONS_MAX others were since.
+ *
+ * Within it, one message (an `instance`) is remembered: the recipients that
+ * were accepted for it, each once, however often Postfix asks.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sessions;
+struct session;
+
+enum { SESSIONS_MAX = 65536 };
+
+/* Longer than a client may be silent between two commands (300 s). */
+#define SESSION_IDLE_S 1200.0
+
+struct sessions *sessions_new(void);
+
+/* NULL is allowed. */
+void sessions_free(struct sessions *all);
+
+/* The session with that key (a keyed hash), new if need be; now in seconds. */
+struct session *sessions_get(struct sessions *all, uint64_t key, double now);
+
+/* The same, or NULL if there is none. */
+struct session *sessions_find(struct sessions *all, uint64_t key, double now);
+
+/*
+ * Refused recipients of this session.  A refusal is known by a hash of its
+ * message and recipient; the last one is not counted when it is asked about
+ * again, so that a repeated request gets the answer it got before.
+ */
+uint32_t session_errors(const struct session *s, uint64_t refusal);
+void session_refuse(struct session *s, uint64_t refusal);
+
+/* Go on with this message; another one than before starts with nothing. */
+void session_message(struct session *s, uint64_t message);
+
+bool session_has_accepted(const struct session *s, uint64_t recipient);
+uint32_t session_accepted(const struct session *s);
+
+/* limit: what the recipient was held against. */
+void session_accept(struct session *s, uint64_t recipient, uint32_t limit);
+
+/* The highest limit that a recipient of this message was held against, or 0. */
+uint32_t session_limit(const struct session *s, uint64_t message);
+
+#endif

@@ -1,0 +1,813 @@
+#include "tables/feed.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/number.h"
+#include "config/config.h"
+#include "db/session.h"
+#include "schema_version.h"
+#include "tables/copy.h"
+#include "tables/directory.h"
+#include "tables/source.h"
+
+#include <errno.h>
+#include <ev.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+	KEYS_MAX = 10000, /* changed keys of a source; more: read it whole */
+	FETCH_ROWS = 2000, /* a slice of a full read: about 1 ms of the loop */
+};
+static const char FETCH[] = "FETCH FORWARD 2000 FROM policyd_feed";
+
+static const double CONNECT_TIMEOUT_S = 5;
+/* Sorting a large table comes before its first row. */
+static const double READ_TIMEOUT_S = 60;
+/* An idle connection that died says nothing: ask it. */
+static const double PING_S = 10;
+/* No start waits longer than this where there is a copy to serve from. */
+static const double START_MAX_S = 15;
+/* A copy is written after changes, but not for more than 2 % of the time. */
+static const double COPY_LEAST_S = 1, COPY_SHARE = 50;
+
+/* What is to be read of one source: all of it, or some keys. */
+struct want {
+	bool whole;
+	char **keys;
+	size_t count;
+};
+
+/*
+ * The statement that is out.  They follow one another in this order; those
+ * between BEGIN and COMMIT see one snapshot.
+ */
+enum phase {
+	PHASE_NONE,
+	PHASE_SETUP,
+	PHASE_LISTEN,
+	PHASE_SCHEMA,
+	PHASE_VERSION,
+	PHASE_BEGIN,
+	PHASE_DECLARE,
+	PHASE_FETCH,
+	PHASE_CLOSE,
+	PHASE_KEYS,
+	PHASE_COMMIT,
+	PHASE_PING,
+};
+
+struct feed {
+	struct ev_loop *loop;
+	const struct config *config;
+	struct directory *directory;
+	struct db_session *db;
+	void (*settled)(void *arg); /* NULL once it was called */
+	void *arg;
+
+	enum phase phase;
+	struct want wanted[SOURCES]; /* gathers while a job is out */
+	struct want job[SOURCES];
+	PGresult *rows[SOURCES]; /* of the job's keys, put at its end */
+	int at;                  /* the source that is being read */
+	bool full;               /* the job reads everything */
+	double started;
+	int left_out;
+
+	ev_timer refresh;
+	ev_timer ping;
+	ev_timer start;
+	ev_timer copy;
+	ev_child copying;
+	double copy_started;
+	double copy_s; /* how long the last one took */
+	bool dirty;    /* the copy on disk lacks something */
+	struct log_limit down_limit;
+	struct log_limit schema_limit;
+	struct feed_status status;
+};
+
+static void next_step(struct feed *f);
+
+/* ---- wants ---- */
+
+static void
+want_clear(struct want *w)
+{
+	for (size_t i = 0; i < w->count; i++)
+		free(w->keys[i]);
+	free(w->keys);
+	*w = (struct want){0};
+}
+
+static void
+want_all(struct feed *f)
+{
+	for (int s = 0; s < SOURCES; s++) {
+		want_clear(&f->wanted[s]);
+		f->wanted[s].whole = true;
+	}
+	f->full = true;
+}
+
+static void
+want_key(struct want *w, struct str key)
+{
+	if (w->whole)
+		return;
+	if (key.n == 0 || w->count == KEYS_MAX) {
+		want_clear(w);
+		w->whole = true;
+		return;
+	}
+	if ((w->count & (w->count - 1)) == 0)
+		w->keys = mem_realloc(w->keys, (w->count > 0 ? w->count * 2 : 1) *
+			sizeof(w->keys[0]));
+	w->keys[w->count++] = mem_strndup(key.p, key.n);
+}
+
+static bool
+is_wanted(const struct want *w)
+{
+	return w->whole || w->count > 0;
+}
+
+/* `{"a","b"}`, with the keys in ASCII lower case. */
+static char *
+keys_array(const struct want *w)
+{
+	size_t n = 3;
+	char *array, *p;
+
+	for (size_t i = 0; i < w->count; i++)
+		n += 3 + 2 * strlen(w->keys[i]);
+	p = array = mem_alloc(n);
+	*p++ = '{';
+	for (size_t i = 0; i < w->count; i++) {
+		if (i > 0)
+			*p++ = ',';
+		*p++ = '"';
+		for (const char *c = w->keys[i]; *c != '\0'; c++) {
+			if (*c == '"' || *c == '\\')
+				*p++ = '\\';
+			*p++ = ascii_lower(*c);
+		}
+		*p++ = '"';
+	}
+	*p++ = '}';
+	*p = '\0';
+	return array;
+}
+
+/* ---- the copy on disk ---- */
+
+static void
+copy_soon(struct feed *f)
+{
+	double after = f->copy_s * COPY_SHARE;
+
+	f->dirty = true;
+	if (ev_is_active(&f->copy) || ev_is_active(&f->copying))
+		return;
+	ev_timer_set(&f->copy, after > COPY_LEAST_S ? after : COPY_LEAST_S, 0);
+	ev_timer_start(f->loop, &f->copy);
+}
+
+static int
+save(const struct feed *f)
+{
+	char *path = copy_path(f->config->policyd.state_dir);
+	int rc = copy_save(f->directory, path, source_origin(f->config));
+	int error = errno;
+
+	free(path);
+	errno = error;
+	return rc;
+}
+
+static void
+log_copy_failure(int error)
+{
+	struct log_entry e;
+
+	log_begin(&e, LOG_ERR, "the copy of the tables cannot be written");
+	log_str(&e, "error", str_of(strerror(error)));
+	log_end(&e);
+}
+
+/*
+ * A child has a still picture of all memory, and may wait for the disk.  It
+ * touches nothing of the loop, and lets go of every socket at once, so that a
+ * new daemon can have them should this one die meanwhile.
+ */
+static void
+on_copy(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct feed *f = w->data;
+	pid_t pid = fork();
+
+	(void)events;
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close_range(3, ~0U, 0);
+		_exit(save(f) == 0 ? 0 : errno & 0xff);
+	}
+	if (pid == -1) {
+		log_copy_failure(errno);
+		return;
+	}
+	f->dirty = false;
+	f->copy_started = ev_now(loop);
+	ev_child_set(&f->copying, pid, 0);
+	ev_child_start(loop, &f->copying);
+}
+
+static void
+on_copied(struct ev_loop *loop, ev_child *w, int events)
+{
+	struct feed *f = w->data;
+	bool good = WIFEXITED(w->rstatus) && WEXITSTATUS(w->rstatus) == 0;
+
+	(void)events;
+	ev_child_stop(loop, w);
+	f->copy_s = ev_now(loop) - f->copy_started;
+	if (!good)
+		log_copy_failure(
+		    WIFEXITED(w->rstatus) ? WEXITSTATUS(w->rstatus) : EINTR);
+	if (f->dirty)
+		copy_soon(f);
+}
+
+static void
+load_copy(struct feed *f)
+{
+	char *path = copy_path(f->config->policyd.state_dir);
+	const char *why;
+	struct log_entry e;
+
+	if (copy_load(f->directory, path, source_origin(f->config), &why) == 0) {
+		f->status.from_copy = true;
+		log_begin(&e, LOG_NOTICE, "serving from the copy of the tables");
+	} else {
+		log_begin(&e, LOG_WARNING,
+		    "no copy of the tables to serve from");
+		log_str(&e, "error", str_of(why));
+	}
+	log_str(&e, "file", str_of(path));
+	log_end(&e);
+	free(path);
+}
+
+/* ---- being ready ---- */
+
+static void
+settle(struct feed *f)
+{
+	void (*settled)(void *arg) = f->settled;
+
+	f->settled = NULL;
+	ev_timer_stop(f->loop, &f->start);
+	if (settled != NULL)
+		settled(f->arg);
+}
+
+/* PostgreSQL is not to be had: begin with the copy, if that is the first. */
+static void
+settle_without(struct feed *f)
+{
+	if (f->settled == NULL)
+		return;
+	if (!directory_ready(f->directory))
+		load_copy(f);
+	settle(f);
+}
+
+/* ---- one job: everything that is wanted, in one snapshot ---- */
+
+static void
+job_clear(struct feed *f)
+{
+	for (int s = 0; s < SOURCES; s++) {
+		want_clear(&f->job[s]);
+		PQclear(f->rows[s]);
+		f->rows[s] = NULL;
+	}
+	directory_abandon(f->directory);
+	f->phase = PHASE_NONE;
+	f->left_out = 0;
+}
+
+static void on_result(void *arg, enum db_outcome outcome, PGresult *res);
+
+static void
+run(struct feed *f, enum phase phase, const char *sql, int n,
+    const char *const *params)
+{
+	double timeout = f->config->database.query_timeout_s;
+
+	if (phase > PHASE_BEGIN && phase < PHASE_PING && timeout < READ_TIMEOUT_S)
+		timeout = READ_TIMEOUT_S;
+	f->phase = phase;
+	db_query(f->db, sql, n, params, timeout, on_result, f);
+}
+
+static void
+start_job(struct feed *f)
+{
+	for (int s = 0; s < SOURCES; s++) {
+		f->job[s] = f->wanted[s];
+		f->wanted[s] = (struct want){0};
+	}
+	f->at = -1;
+	f->started = ev_now(f->loop);
+	f->left_out = 0;
+	run(f, PHASE_BEGIN, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+	    0, NULL);
+}
+
+static void
+declare(struct feed *f, enum source s)
+{
+	char *query = source_query(f->config, s), *sql = NULL;
+
+	if (query == NULL) {
+		next_step(f);
+		return;
+	}
+	if (asprintf(&sql, "DECLARE policyd_feed NO SCROLL CURSOR FOR %s",
+		query) == -1)
+		abort();
+	source_begin(f->config, f->directory, s);
+	run(f, PHASE_DECLARE, sql, 0, NULL);
+	free(sql);
+	free(query);
+}
+
+static void
+read_keys(struct feed *f, enum source s)
+{
+	char *array = keys_array(&f->job[s]);
+	const char *params[] = {array};
+
+	run(f, PHASE_KEYS, source_keyed_query(f->config, s), 1, params);
+	free(array);
+}
+
+/* The next source that the job wants something of, or the end. */
+static void
+next_step(struct feed *f)
+{
+	for (f->at++; f->at < SOURCES; f->at++)
+		if (is_wanted(&f->job[f->at]))
+			break;
+	if (f->at == SOURCES)
+		run(f, PHASE_COMMIT, "COMMIT", 0, NULL);
+	else if (f->job[f->at].whole)
+		declare(f, (enum source)f->at);
+	else
+		read_keys(f, (enum source)f->at);
+}
+
+static void
+log_read(const struct feed *f)
+{
+	const struct directory *d = f->directory;
+	struct log_entry e;
+
+	log_begin(&e, LOG_INFO, "tables read");
+	log_int(&e, "domains", (int64_t)directory_count(d, DIRECTORY_DOMAIN));
+	log_int(&e, "domain_aliases",
+	    (int64_t)directory_count(d, DIRECTORY_DOMAIN_ALIAS));
+	log_int(&e, "addresses",
+	    (int64_t)directory_count(d, DIRECTORY_ADDRESS));
+	log_int(&e, "aliases", (int64_t)directory_count(d, DIRECTORY_ALIAS));
+	log_int(&e, "bytes", (int64_t)directory_bytes(d));
+	log_real(&e, "seconds", f->status.last_read_s);
+	if (f->left_out > 0)
+		log_int(&e, "left_out", f->left_out);
+	log_end(&e);
+}
+
+/* All of it is here: put it in force, between two requests. */
+static void
+finish_job(struct feed *f)
+{
+	bool whole = false;
+
+	for (int s = 0; s < SOURCES; s++)
+		whole = whole || f->job[s].whole;
+	if (whole)
+		directory_swap(f->directory);
+	for (int s = 0; s < SOURCES; s++) {
+		const struct want *w = &f->job[s];
+
+		f->status.changes += w->whole ? 1 : w->count;
+		for (size_t i = 0; i < w->count; i++)
+			source_forget(f->directory, (enum source)s,
+			    str_of(w->keys[i]));
+		if (f->rows[s] != NULL)
+			f->left_out += source_put(f->directory,
+			    (enum source)s, f->rows[s]);
+	}
+	f->status.last_read_s = ev_now(f->loop) - f->started;
+	if (whole)
+		log_read(f);
+	if (f->left_out > 0)
+		log_line(LOG_WARNING, "rows that are no domain or address were "
+				      "left out");
+	if (f->full) {
+		f->full = false;
+		f->status.reads++;
+		f->status.from_copy = false;
+	}
+	job_clear(f);
+	copy_soon(f);
+	if (directory_wasteful(f->directory))
+		want_all(f);
+	settle(f);
+}
+
+static bool
+anything_wanted(const struct feed *f)
+{
+	for (int s = 0; s < SOURCES; s++)
+		if (is_wanted(&f->wanted[s]))
+			return true;
+	return false;
+}
+
+/* Begin what there is to do, where nothing is under way. */
+static void
+work(struct feed *f)
+{
+	if (f->phase != PHASE_NONE || db_session_state(f->db) != DB_IDLE)
+		return;
+	if (f->full)
+		run(f, PHASE_SCHEMA,
+		    "SELECT to_regclass('policyd.schema_version') IS NOT NULL",
+		    0, NULL);
+	else if (anything_wanted(f))
+		start_job(f);
+}
+
+/* ---- the schema ---- */
+
+static bool
+is_ours(const struct config *c)
+{
+	return c->lookup.domains[0] == '\0' || c->lookup.addresses[0] == '\0';
+}
+
+/*
+ * Tables that mean something else than this program thinks are worse than old
+ * ones: go on with what there is, and try again later.
+ */
+static void
+refuse_schema(struct feed *f, const char *why, const char *command)
+{
+	struct log_entry e;
+	uint64_t suppressed;
+
+	if (log_allowed(&f->schema_limit, ev_now(f->loop), &suppressed)) {
+		log_begin(&e, LOG_ERR, why);
+		log_str(&e, "run", str_of(command));
+		log_end(&e);
+	}
+	db_session_drop(f->db, why);
+}
+
+static void
+check_version(struct feed *f, const PGresult *res)
+{
+	char why[120];
+	struct sbuf b = sbuf_over(why, sizeof(why));
+	int64_t version = 0;
+
+	if (PQntuples(res) == 1)
+		number_parse(str_of(PQgetvalue(res, 0, 0)), &version);
+	if (version == POLICYD_SCHEMA_VERSION) {
+		start_job(f);
+		return;
+	}
+	sbuf_addf(&b, "the schema is of version %lld, this program needs %d",
+	    (long long)version, POLICYD_SCHEMA_VERSION);
+	refuse_schema(f, why,
+	    version < POLICYD_SCHEMA_VERSION ?
+		"policyctl schema upgrade" :
+		"a policyd of that version (policyctl schema status)");
+}
+
+static void
+check_schema(struct feed *f, const PGresult *res)
+{
+	if (PQgetvalue(res, 0, 0)[0] == 't')
+		run(f, PHASE_VERSION,
+		    "SELECT max(version) FROM policyd.schema_version", 0, NULL);
+	else if (is_ours(f->config))
+		refuse_schema(f, "the database has no schema policyd",
+		    "policyctl schema install");
+	else
+		start_job(f); /* [lookup] reads a schema that is not ours */
+}
+
+/* ---- results ---- */
+
+static void
+on_good_result(struct feed *f, PGresult *res)
+{
+	switch (f->phase) {
+	case PHASE_SETUP:
+		run(f, PHASE_LISTEN, "LISTEN policyd", 0, NULL);
+		break;
+	case PHASE_LISTEN:
+		f->phase = PHASE_NONE;
+		want_all(f);
+		break;
+	case PHASE_SCHEMA:
+		check_schema(f, res);
+		break;
+	case PHASE_VERSION:
+		check_version(f, res);
+		break;
+	case PHASE_BEGIN:
+	case PHASE_CLOSE:
+		next_step(f);
+		break;
+	case PHASE_FETCH:
+		f->left_out +=
+		    source_put(f->directory, (enum source)f->at, res);
+		if (PQntuples(res) < FETCH_ROWS) {
+			run(f, PHASE_CLOSE, "CLOSE policyd_feed", 0, NULL);
+			break;
+		}
+		/* FALLTHROUGH */
+	case PHASE_DECLARE:
+		run(f, PHASE_FETCH, FETCH, 0, NULL);
+		break;
+	case PHASE_KEYS:
+		f->rows[f->at] = res;
+		next_step(f);
+		return;
+	case PHASE_COMMIT:
+		finish_job(f);
+		break;
+	case PHASE_PING:
+		f->phase = PHASE_NONE;
+		break;
+	case PHASE_NONE:
+		break;
+	}
+	PQclear(res);
+}
+
+static void
+log_refused(const struct feed *f, const PGresult *res)
+{
+	static const char *const keys[SOURCES] = {"domains", "domains",
+	    "addresses", "addresses"};
+	struct log_entry e;
+
+	log_begin(&e, LOG_ERR, "the database refused to be read");
+	if (f->phase >= PHASE_DECLARE && f->phase <= PHASE_KEYS)
+		log_str(&e, "lookup", str_of(keys[f->at]));
+	log_str(&e, "sqlstate",
+	    str_of(PQresultErrorField(res, PG_DIAG_SQLSTATE)));
+	log_str(&e, "error",
+	    str_of(PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY)));
+	log_end(&e);
+}
+
+static void
+on_result(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct feed *f = arg;
+
+	switch (outcome) {
+	case DB_OK:
+		on_good_result(f, res);
+		work(f);
+		break;
+	case DB_REFUSED:
+		log_refused(f, res);
+		PQclear(res);
+		db_session_drop(f->db, "the database refused to be read");
+		break;
+	case DB_LOST:
+	case DB_TIMEOUT:
+		break; /* on_down() follows */
+	}
+}
+
+/* ---- the connection ---- */
+
+static void
+on_up(void *arg)
+{
+	struct feed *f = arg;
+	char timeout[32];
+	const char *params[] = {timeout};
+
+	f->status.connected = true;
+	log_line(LOG_INFO, "database connection up");
+	ev_timer_again(f->loop, &f->ping);
+	/* The server gives up when we have, and times come in one form. */
+	snprintf(timeout, sizeof(timeout), "%.0f", READ_TIMEOUT_S * 1000);
+	run(f, PHASE_SETUP,
+	    "SELECT set_config('statement_timeout', $1, false), "
+	    "set_config('DateStyle', 'ISO', false), "
+	    "set_config('TimeZone', 'UTC', false), "
+	    "set_config('cursor_tuple_fraction', '1', false)",
+	    1, params);
+}
+
+static void
+on_down(void *arg, const char *why)
+{
+	struct feed *f = arg;
+	uint64_t suppressed;
+
+	f->status.connected = false;
+	ev_timer_stop(f->loop, &f->ping);
+	job_clear(f);
+	for (int s = 0; s < SOURCES; s++)
+		want_clear(&f->wanted[s]); /* all is read on return */
+	if (log_allowed(&f->down_limit, ev_now(f->loop), &suppressed)) {
+		struct log_entry e;
+
+		log_begin(&e, LOG_WARNING, "database connection down");
+		log_str(&e, "error", str_of(why));
+		if (suppressed > 0)
+			log_int(&e, "suppressed", (int64_t)suppressed);
+		log_end(&e);
+	}
+	settle_without(f);
+}
+
+static void
+on_notified(void *arg, const char *channel, const char *payload)
+{
+	struct feed *f = arg;
+	struct str table = str_of(payload), key = STR("");
+	const char *colon = strchr(payload, ':');
+	enum source s;
+
+	if (strcmp(channel, "policyd") != 0)
+		return;
+	if (colon != NULL) {
+		table.n = (size_t)(colon - payload);
+		key = str_of(colon + 1);
+	}
+	if (table.n == 0) {
+		for (int i = 0; i < SOURCES; i++)
+			want_key(&f->wanted[i], STR(""));
+	} else if ((s = source_named(f->config, table)) != SOURCES) {
+		if (source_keyed_query(f->config, s) == NULL)
+			key = STR("");
+		want_key(&f->wanted[s], key);
+	}
+	work(f);
+}
+
+static void
+connect_db(struct feed *f)
+{
+	struct db_options options = {
+	    .conninfo = f->config->database.listen_conninfo,
+	    .connect_timeout_s = CONNECT_TIMEOUT_S,
+	    .reconnect_max_s = f->config->database.reconnect_max_s,
+	};
+	struct db_handlers handlers = {on_up, on_down, on_notified, f};
+
+	f->db = db_session_new(f->loop, &options, &handlers);
+}
+
+/* ---- timers ---- */
+
+static void
+on_refresh(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct feed *f = w->data;
+
+	(void)loop;
+	(void)events;
+	if (!f->status.connected || f->phase == PHASE_SETUP ||
+	    f->phase == PHASE_LISTEN)
+		return; /* all is read anyway once it is up */
+	want_all(f);
+	work(f);
+}
+
+static void
+on_ping(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct feed *f = w->data;
+
+	(void)loop;
+	(void)events;
+	if (f->phase == PHASE_NONE && db_session_state(f->db) == DB_IDLE)
+		run(f, PHASE_PING, "SELECT 1", 0, NULL);
+}
+
+static void
+on_start_deadline(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct feed *f = w->data;
+	char *path = copy_path(f->config->policyd.state_dir);
+
+	(void)loop;
+	(void)events;
+	/* Without a copy there is nothing better to do than to read on. */
+	if (access(path, R_OK) == 0)
+		db_session_drop(f->db, "the first read takes too long");
+	else
+		settle(f);
+	free(path);
+}
+
+static void
+start_refresh(struct feed *f)
+{
+	ev_timer_stop(f->loop, &f->refresh);
+	ev_timer_set(&f->refresh, f->config->lookup.refresh_s,
+	    f->config->lookup.refresh_s);
+	ev_timer_start(f->loop, &f->refresh);
+}
+
+/* ---- life ---- */
+
+struct feed *
+feed_new(struct ev_loop *loop, const struct config *config,
+    struct directory *directory, void (*settled)(void *arg), void *arg)
+{
+	struct feed *f = mem_zalloc(sizeof(*f));
+
+	f->loop = loop;
+	f->config = config;
+	f->directory = directory;
+	f->settled = settled;
+	f->arg = arg;
+	ev_timer_init(&f->refresh, on_refresh, 0, 0);
+	ev_timer_init(&f->ping, on_ping, PING_S, PING_S);
+	ev_timer_init(&f->start, on_start_deadline, START_MAX_S, 0);
+	ev_timer_init(&f->copy, on_copy, 0, 0);
+	ev_child_init(&f->copying, on_copied, 0, 0);
+	f->refresh.data = f->ping.data = f->start.data = f->copy.data =
+	    f->copying.data = f;
+	start_refresh(f);
+	ev_timer_start(loop, &f->start);
+	connect_db(f);
+	return f;
+}
+
+void
+feed_free(struct feed *f)
+{
+	if (f == NULL)
+		return;
+	db_session_free(f->db);
+	job_clear(f);
+	for (int s = 0; s < SOURCES; s++)
+		want_clear(&f->wanted[s]);
+	if (ev_is_active(&f->copying))
+		waitpid(f->copying.pid, NULL, 0);
+	if (f->dirty && save(f) == -1)
+		log_copy_failure(errno);
+	ev_timer_stop(f->loop, &f->refresh);
+	ev_timer_stop(f->loop, &f->ping);
+	ev_timer_stop(f->loop, &f->start);
+	ev_timer_stop(f->loop, &f->copy);
+	ev_child_stop(f->loop, &f->copying);
+	free(f);
+}
+
+void
+feed_reconfigure(struct feed *f, const struct config *config)
+{
+	const struct config *old = f->config;
+	bool same = strcmp(old->database.listen_conninfo,
+			config->database.listen_conninfo) == 0 &&
+	    old->database.reconnect_max_s == config->database.reconnect_max_s &&
+	    source_origin(old) == source_origin(config);
+
+	f->config = config;
+	directory_set_fold(f->directory, config->rcpt.fold_local_part);
+	start_refresh(f);
+	if (same)
+		return;
+	db_session_free(f->db);
+	job_clear(f);
+	for (int s = 0; s < SOURCES; s++)
+		want_clear(&f->wanted[s]);
+	f->status.connected = false;
+	ev_timer_stop(f->loop, &f->ping);
+	connect_db(f);
+}
+
+struct feed_status
+feed_status(const struct feed *f)
+{
+	return f->status;
+}

@@ -1,0 +1,60 @@
+#ifndef POLICYD_SOURCE_H
+#define POLICYD_SOURCE_H
+
+/*
+ * source - where each table is read from, and what a row of it means.
+ *
+ * Floor 4; uses base, config, mail.  One table (source.c) has for each of our
+ * own tables the SQL for all of it and for some keys of it.  [lookup] queries
+ * of the administrator's take the place of some: `domains` that of domain and
+ * domain_alias, `addresses` that of address and alias.  Columns but the first
+ * are found by name, and any of them may be absent.
+ */
+
+#include "tables/directory.h"
+
+#include <libpq-fe.h>
+
+struct config;
+
+enum source {
+	SOURCE_DOMAIN,
+	SOURCE_DOMAIN_ALIAS,
+	SOURCE_ADDRESS,
+	SOURCE_ALIAS,
+	SOURCES
+};
+
+/* The query for all of it, to be freed; NULL: nothing is read for it. */
+char *source_query(const struct config *config, enum source source);
+
+/*
+ * The query for the keys in $1 (text[], in ASCII lower case); NULL: it must be
+ * read whole.
+ */
+const char *source_keyed_query(const struct config *config,
+    enum source source);
+
+/* The source to read again when that table has changed; SOURCES if none. */
+enum source source_named(const struct config *config, struct str table);
+
+/* Begin new tables for all that the source writes to. */
+void source_begin(const struct config *config, struct directory *d,
+    enum source source);
+
+/* Forget a key before its rows are put again (not for a custom query). */
+void source_forget(struct directory *d, enum source source, struct str key);
+
+/* Put all rows of a result; returns how many were none and left out. */
+int source_put(struct directory *d, enum source source, const PGresult *res);
+
+/* A sum of all that decides what is read: tables/copy.h. */
+uint64_t source_origin(const struct config *config);
+
+/*
+ * Text of a timestamp with time zone as PostgreSQL writes it with DateStyle ISO
+ * and TimeZone UTC, or seconds since 1970.  0, or -1.
+ */
+int source_time(struct str text, int64_t *out);
+
+#endif

@@ -1,0 +1,20 @@
+#ifndef POLICYD_VERIFY_H
+#define POLICYD_VERIFY_H
+
+/*
+ * verify - can the daemon read what it needs?  For `policyd -t`.
+ *
+ * Floor 4.  Blocks; never called while serving.
+ */
+
+#include <stdio.h>
+
+struct config;
+
+/*
+ * Connect, look at the schema, and try every query.  Each thing that is wrong
+ * is a line on `to`; returns how many there were.
+ */
+int tables_verify(const struct config *config, FILE *to);
+
+#endif
