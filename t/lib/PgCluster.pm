@@ -80,8 +80,7 @@ sub dbh {
 	require DBI;	# the demo does without
 	my $dsn = $self->conninfo(%arg) =~ tr/ /;/r;
 	return DBI->connect("dbi:Pg:$dsn", undef, undef, { AutoCommit => 1,
-	    RaiseError => 1, PrintError => 0, PrintWarn => 0,
-	    pg_enable_utf8 => 0 });
+	    RaiseError => 1, PrintError => 0, PrintWarn => 0 });
 }
 
 # psql(SQL, user => NAME, ...): its output, unaligned; dies on an error.
@@ -94,12 +93,18 @@ sub psql {
 # load(FILE...): runs SQL files, each in one transaction.
 sub load {
 	my ($self, @files) = @_;
+	return $self->load_into($self->{dbname}, @files);
+}
+
+# load_into(DBNAME, FILE...): the same, in another database.
+sub load_into {
+	my ($self, $dbname, @files) = @_;
 	for my $file (@files) {
 		# The server's user may not be able to read it: we open it.
 		open my $in, '<', $file or croak "$file: $!";
 		local $ENV{PGOPTIONS} = '-c client_min_messages=warning';
 		$self->run_from($in, "$BIN/psql", qw(-XAtq1 -v ON_ERROR_STOP=1
-		    -d), $self->conninfo);
+		    -d), $self->conninfo(dbname => $dbname));
 	}
 	return;
 }
