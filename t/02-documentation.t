@@ -122,6 +122,13 @@ subtest 'policyd.ini(5)' => sub {
 	}
 };
 
+subtest 'policyd(8)' => sub {
+	my %in = map { $_ => 1 } qx($POLICYD -h) =~ /^ +-(-?\w+)/mg;
+	my %on = map { $_ => 1 } slurp('doc/policyd.8') =~ /^\.It Fl (-?\w+)/mg;
+	delete $on{h};	# the summary does not list itself
+	is_deeply([sort keys %on], [sort keys %in], 'every option');
+};
+
 subtest 'manual pages' => sub {
 	my @pages = glob 'doc/*.[1-8]';
 	my %is_there = map { basename($_) => 1 } @pages;
@@ -197,6 +204,7 @@ sub displays {
 subtest 'SQL of policyd.ini(5)' => sub {
 	my $pg = PgCluster->new;
 	my ($triggers) = displays('TABLES OF YOUR OWN');
+	my ($settings) = displays('EXAMPLES');
 
 	$pg->psql('CREATE ROLE policyd LOGIN');
 	for my $name (sort keys %application) {
@@ -218,6 +226,13 @@ subtest 'SQL of policyd.ini(5)' => sub {
 			$name eq 'iRedMail' ? 'list@a.example|t|' : (),
 			'off@a.example|f|', 'u@a.example|t|'),
 		    "$name: addresses");
+
+		my $conninfo = $pg->conninfo(user => 'policyd', %to);
+		my ($out, $file) = tempfile(SUFFIX => '.ini', UNLINK => 1);
+		print {$out} $settings =~ s/^conninfo = .*/conninfo = $conninfo/mr;
+		close $out;
+		my $said = qx($POLICYD -t -c $file 2>&1);
+		is($?, 0, "$name: policyd -t finds it good") or diag($said);
 	}
 	$pg->psql($triggers, dbname => 'postfixadmin');
 	my $dbh = $pg->dbh(dbname => 'postfixadmin');

@@ -157,11 +157,14 @@ print $answer =~ s/\n\n\z//r;
 END
 
 answered() { [ "$(ask alice@example.org)" = action=DUNNO ]; }
+carol_exists() { [ "$(ask carol@example.org)" = action=DUNNO ]; }
 unknown='action=550 5.1.1 User unknown'
 
 # ---- as policyd(8) has it
 
 cp -r /stage/. /
+# (The default holds every refusal back for five seconds.)
+sed -i 's/^#errors_wait = .*/errors_wait = 100ms/' /etc/policyd/policyd.ini
 check 'sysusers' systemd-sysusers
 check 'tmpfiles' systemd-tmpfiles --create policyd.conf
 check 'daemon-reload' systemctl daemon-reload
@@ -266,6 +269,8 @@ check 'restart without PostgreSQL' systemctl restart policyd.service
 is 'from the copy' "$(ask nobody@example.org)" "$unknown"
 check 'also the known one' soon answered
 systemctl start postgresql@15-main.service
+check 'PostgreSQL is back' as_postgres policyctl address add carol@example.org
+check 'and what it says now is in force' soon carol_exists
 
 # ---- stop
 
