@@ -82,8 +82,8 @@ install: all ## install below DESTDIR and PREFIX; a policyd.ini already there st
 	@set -e; for f in $(FILES); do IFS=:; set -- $$f; \
 		echo "install $(DESTDIR)$$2"; install -D -m $$3 $$1 "$(DESTDIR)$$2"; done
 	@sed -i 's|/usr/sbin/policyd|$(PREFIX)/sbin/policyd|; s|/etc/policyd|$(SYSCONFDIR)/policyd|' \
-		$(DESTDIR)$(PREFIX)/lib/systemd/system/policyd.service
-	@[ -e $(INI) ] || { echo "install $(INI)"; install -D -m 644 conf/policyd.ini $(INI); }
+		"$(DESTDIR)$(PREFIX)/lib/systemd/system/policyd.service"
+	@[ -e "$(INI)" ] || { echo "install $(INI)"; install -D -m 644 conf/policyd.ini "$(INI)"; }
 	@[ -n "$(DESTDIR)" ] || echo "Next: systemd-sysusers, systemd-tmpfiles --create," \
 		"then as policyd(8) says."
 
