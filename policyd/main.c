@@ -304,10 +304,32 @@ free_listeners:
 	return rc;
 }
 
+/* Names of the system that the configuration counts on. */
+static int
+verify_accounts(const struct daemon *d)
+{
+	const char *user = d->config->policyd.user;
+	const char *group = d->config->policyd.socket_group;
+	int bad = 0;
+
+	if (group[0] != '\0' && getgrnam(group) == NULL) {
+		fprintf(stderr, "%s: [policyd] socket_group: there is no group "
+				"%s\n", d->file, group);
+		bad++;
+	}
+	if (geteuid() == 0 && getpwnam(user) == NULL) {
+		fprintf(stderr, "%s: [policyd] user: there is no user %s\n",
+		    d->file, user);
+		bad++;
+	}
+	return bad;
+}
+
 static int
 test(const struct daemon *d)
 {
-	int bad = tables_verify(d->config, stderr);
+	int bad = verify_accounts(d) +
+	    tables_verify(d->config, d->file, stderr);
 
 	if (bad == 0)
 		printf("%s: good\n", d->file);
@@ -381,6 +403,7 @@ main(int argc, char **argv)
 		print_usage(stderr);
 		return EX_USAGE;
 	}
+	umask(0077);
 	hash_init();
 	srand48(time(NULL) ^ getpid());
 	d.config = config_load(d.file, &errors);

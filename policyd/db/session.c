@@ -34,15 +34,12 @@ static void on_io(struct ev_loop *loop, ev_io *w, int events);
 static void on_timer(struct ev_loop *loop, ev_timer *w, int events);
 
 struct str
-db_last_line(const char *message)
+db_first_line(const char *message)
 {
 	struct str s = str_of(message);
-	const char *lf;
+	const char *lf = memchr(s.p, '\n', s.n);
 
-	while (s.n > 0 && (s.p[s.n - 1] == '\n' || s.p[s.n - 1] == ' '))
-		s.n--;
-	lf = s.n > 0 ? memrchr(s.p, '\n', s.n) : NULL;
-	return lf == NULL ? s : str_from(s, (size_t)(lf - s.p) + 1);
+	return lf == NULL ? s : (struct str){s.p, (size_t)(lf - s.p)};
 }
 
 /* The server's notices are for its log; libpq would print them on stderr. */
@@ -120,7 +117,7 @@ fail(struct db_session *s, enum db_outcome outcome)
 	char why[400];
 	struct sbuf b = sbuf_over(why, sizeof(why));
 
-	sbuf_add(&b, db_last_line(PQerrorMessage(s->conn)));
+	sbuf_add(&b, db_first_line(PQerrorMessage(s->conn)));
 	go_down(s, outcome, b.n > 0 ? why : "connection lost");
 }
 
@@ -345,7 +342,7 @@ db_query(struct db_session *s, const char *sql, int n,
 	    PQsendQueryParams(s->conn, sql, n, NULL, params, NULL, NULL, 0) &&
 	    flush(s))
 		return;
-	break_later(s, db_last_line(PQerrorMessage(s->conn)));
+	break_later(s, db_first_line(PQerrorMessage(s->conn)));
 }
 
 void

@@ -75,7 +75,10 @@ void db_query(struct db_session *s, const char *sql, int n,
 /* Drop the connection, as if it had failed; it is made again. */
 void db_session_drop(struct db_session *s, const char *why);
 
-/* The last line of a libpq message, without its newline; borrowed from it. */
-struct str db_last_line(const char *message);
+/*
+ * The first line of a libpq message, which says what happened; hints and the
+ * failures of further hosts follow it.  Borrowed from the message.
+ */
+struct str db_first_line(const char *message);
 
 #endif

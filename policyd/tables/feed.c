@@ -25,6 +25,8 @@ enum {
 static const char FETCH[] = "FETCH FORWARD 2000 FROM policyd_feed";
 
 static const double CONNECT_TIMEOUT_S = 5;
+/* Changes that never end must not keep earlier ones from being in force. */
+static const double ROUNDS_MAX_S = 0.05;
 /* Sorting a large table comes before its first row. */
 static const double READ_TIMEOUT_S = 60;
 /* An idle connection that died says nothing: ask it. */
@@ -42,6 +44,17 @@ struct want {
 };
 
 /*
+ * What one transaction read.  A change that is committed while it reads may be
+ * seen in one table and not in the other: its notification says so, and
+ * another round reads what it names.  Nothing is put in force before a round
+ * ends with no news, so that requests see all of a transaction or nothing.
+ */
+struct round {
+	struct want want[SOURCES];
+	PGresult *rows[SOURCES]; /* of its keys */
+};
+
+/*
  * The statement that is out.  They follow one another in this order; those
  * between BEGIN and COMMIT see one snapshot.
  */
@@ -56,6 +69,7 @@ enum phase {
 	PHASE_FETCH,
 	PHASE_CLOSE,
 	PHASE_KEYS,
+	PHASE_BARRIER,
 	PHASE_COMMIT,
 	PHASE_PING,
 };
@@ -70,11 +84,12 @@ struct feed {
 
 	enum phase phase;
 	struct want wanted[SOURCES]; /* gathers while a job is out */
-	struct want job[SOURCES];
-	PGresult *rows[SOURCES]; /* of the job's keys, put at its end */
-	int at;                  /* the source that is being read */
-	bool full;               /* the job reads everything */
+	struct round *rounds;    /* of the job that is out */
+	int count;
+	int at;    /* the source that is being read */
+	bool full; /* the job reads everything */
 	double started;
+	double first_done; /* when its first round was over */
 	int left_out;
 
 	ev_timer refresh;
@@ -290,14 +305,23 @@ settle_without(struct feed *f)
 static void
 job_clear(struct feed *f)
 {
-	for (int s = 0; s < SOURCES; s++) {
-		want_clear(&f->job[s]);
-		PQclear(f->rows[s]);
-		f->rows[s] = NULL;
-	}
+	for (int i = 0; i < f->count; i++)
+		for (int s = 0; s < SOURCES; s++) {
+			want_clear(&f->rounds[i].want[s]);
+			PQclear(f->rounds[i].rows[s]);
+		}
+	free(f->rounds);
+	f->rounds = NULL;
+	f->count = 0;
 	directory_abandon(f->directory);
 	f->phase = PHASE_NONE;
 	f->left_out = 0;
+}
+
+static struct round *
+last_round(const struct feed *f)
+{
+	return &f->rounds[f->count - 1];
 }
 
 static void on_result(void *arg, enum db_outcome outcome, PGresult *res);
@@ -315,17 +339,47 @@ run(struct feed *f, enum phase phase, const char *sql, int n,
 }
 
 static void
-start_job(struct feed *f)
+start_round(struct feed *f)
 {
-	for (int s = 0; s < SOURCES; s++) {
-		f->job[s] = f->wanted[s];
-		f->wanted[s] = (struct want){0};
-	}
-	f->at = -1;
-	f->started = ev_now(f->loop);
-	f->left_out = 0;
 	run(f, PHASE_BEGIN, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 	    0, NULL);
+}
+
+static void
+start_job(struct feed *f)
+{
+	f->started = ev_now(f->loop);
+	start_round(f);
+}
+
+/*
+ * A transaction's notifications all came before the answer to BEGIN, or none
+ * of them did: take what is wanted now.
+ */
+static void
+take_wanted(struct feed *f)
+{
+	struct round *r;
+
+	f->rounds = mem_realloc(f->rounds,
+	    (size_t)(f->count + 1) * sizeof(f->rounds[0]));
+	f->count++;
+	r = last_round(f);
+	*r = (struct round){0};
+	memcpy(r->want, f->wanted, sizeof(r->want));
+	memset(f->wanted, 0, sizeof(f->wanted));
+	f->at = -1;
+}
+
+/* What earlier rounds read of it is older than what is read now. */
+static void
+drop_keys(struct feed *f, enum source s)
+{
+	for (int i = 0; i < f->count - 1; i++) {
+		PQclear(f->rounds[i].rows[s]);
+		f->rounds[i].rows[s] = NULL;
+		want_clear(&f->rounds[i].want[s]);
+	}
 }
 
 static void
@@ -340,6 +394,7 @@ declare(struct feed *f, enum source s)
 	if (asprintf(&sql, "DECLARE policyd_feed NO SCROLL CURSOR FOR %s",
 		query) == -1)
 		abort();
+	drop_keys(f, s);
 	source_begin(f->config, f->directory, s);
 	run(f, PHASE_DECLARE, sql, 0, NULL);
 	free(sql);
@@ -349,23 +404,30 @@ declare(struct feed *f, enum source s)
 static void
 read_keys(struct feed *f, enum source s)
 {
-	char *array = keys_array(&f->job[s]);
+	char *array = keys_array(&last_round(f)->want[s]);
 	const char *params[] = {array};
 
 	run(f, PHASE_KEYS, source_keyed_query(f->config, s), 1, params);
 	free(array);
 }
 
-/* The next source that the job wants something of, or the end. */
+/*
+ * The next source that is wanted, or the end.  With a notification of our own
+ * in the transaction, the server sends those of all that were committed before
+ * our snapshot ahead of the answer to our COMMIT.
+ */
 static void
 next_step(struct feed *f)
 {
+	const struct want *want = last_round(f)->want;
+
 	for (f->at++; f->at < SOURCES; f->at++)
-		if (is_wanted(&f->job[f->at]))
+		if (is_wanted(&want[f->at]))
 			break;
 	if (f->at == SOURCES)
-		run(f, PHASE_COMMIT, "COMMIT", 0, NULL);
-	else if (f->job[f->at].whole)
+		run(f, PHASE_BARRIER, "SELECT pg_notify('policyd_barrier', '')",
+		    0, NULL);
+	else if (want[f->at].whole)
 		declare(f, (enum source)f->at);
 	else
 		read_keys(f, (enum source)f->at);
@@ -391,27 +453,57 @@ log_read(const struct feed *f)
 	log_end(&e);
 }
 
-/* All of it is here: put it in force, between two requests. */
-static void
-finish_job(struct feed *f)
+static bool
+anything_wanted(const struct feed *f)
+{
+	for (int s = 0; s < SOURCES; s++)
+		if (is_wanted(&f->wanted[s]))
+			return true;
+	return false;
+}
+
+/* Put the rounds in force, one upon the other; returns what was read whole. */
+static bool
+apply(struct feed *f)
 {
 	bool whole = false;
 
-	for (int s = 0; s < SOURCES; s++)
-		whole = whole || f->job[s].whole;
+	for (int i = 0; i < f->count; i++)
+		for (int s = 0; s < SOURCES; s++)
+			whole = whole || f->rounds[i].want[s].whole;
 	if (whole)
 		directory_swap(f->directory);
-	for (int s = 0; s < SOURCES; s++) {
-		const struct want *w = &f->job[s];
+	for (int i = 0; i < f->count; i++)
+		for (int s = 0; s < SOURCES; s++) {
+			const struct want *w = &f->rounds[i].want[s];
+			const PGresult *rows = f->rounds[i].rows[s];
 
-		f->status.changes += w->whole ? 1 : w->count;
-		for (size_t i = 0; i < w->count; i++)
-			source_forget(f->directory, (enum source)s,
-			    str_of(w->keys[i]));
-		if (f->rows[s] != NULL)
-			f->left_out += source_put(f->directory,
-			    (enum source)s, f->rows[s]);
+			f->status.changes += w->whole ? 1 : w->count;
+			for (size_t k = 0; k < w->count; k++)
+				source_forget(f->directory, (enum source)s,
+				    str_of(w->keys[k]));
+			if (rows != NULL)
+				f->left_out += source_put(f->directory,
+				    (enum source)s, rows);
+		}
+	return whole;
+}
+
+/* A round is over: another one for what came meanwhile, or all in force. */
+static void
+finish_round(struct feed *f)
+{
+	bool whole;
+
+	ev_now_update(f->loop);
+	if (f->count == 1)
+		f->first_done = ev_now(f->loop);
+	if (anything_wanted(f) &&
+	    ev_now(f->loop) - f->first_done <= ROUNDS_MAX_S) {
+		start_round(f);
+		return;
 	}
+	whole = apply(f);
 	f->status.last_read_s = ev_now(f->loop) - f->started;
 	if (whole)
 		log_read(f);
@@ -428,15 +520,6 @@ finish_job(struct feed *f)
 	if (directory_wasteful(f->directory))
 		want_all(f);
 	settle(f);
-}
-
-static bool
-anything_wanted(const struct feed *f)
-{
-	for (int s = 0; s < SOURCES; s++)
-		if (is_wanted(&f->wanted[s]))
-			return true;
-	return false;
 }
 
 /* Begin what there is to do, where nothing is under way. */
@@ -533,6 +616,9 @@ on_good_result(struct feed *f, PGresult *res)
 		check_version(f, res);
 		break;
 	case PHASE_BEGIN:
+		take_wanted(f);
+		next_step(f);
+		break;
 	case PHASE_CLOSE:
 		next_step(f);
 		break;
@@ -548,11 +634,14 @@ on_good_result(struct feed *f, PGresult *res)
 		run(f, PHASE_FETCH, FETCH, 0, NULL);
 		break;
 	case PHASE_KEYS:
-		f->rows[f->at] = res;
+		last_round(f)->rows[f->at] = res;
 		next_step(f);
 		return;
+	case PHASE_BARRIER:
+		run(f, PHASE_COMMIT, "COMMIT", 0, NULL);
+		break;
 	case PHASE_COMMIT:
-		finish_job(f);
+		finish_round(f);
 		break;
 	case PHASE_PING:
 		f->phase = PHASE_NONE;

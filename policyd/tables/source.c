@@ -162,7 +162,7 @@ source_time(struct str text, int64_t *out)
 	memcpy(buf, text.p, text.n);
 	buf[text.n] = '\0';
 	/* Years past 9999 are for ever; strptime would read four digits. */
-	if (text.n > 5 && memchr(text.p, '-', 5) == NULL) {
+	if (strspn(buf, "0123456789") > 4) {
 		*out = NEVER_EXPIRES;
 		return 0;
 	}

@@ -1,5 +1,6 @@
 #include "tables/verify.h"
 
+#include "base/mem.h"
 #include "base/str.h"
 #include "config/config.h"
 #include "db/session.h"
@@ -9,111 +10,147 @@
 #include <libpq-fe.h>
 #include <stdlib.h>
 
-static int
-report(FILE *to, const char *what, const PGconn *conn)
-{
-	struct str why = db_last_line(PQerrorMessage(conn));
+/* Whom to tell, and how many times it was done. */
+struct verify {
+	const struct config *config;
+	const char *file;
+	FILE *to;
+	PGconn *conn;
+	int bad;
+};
 
-	fprintf(to, "database: %s: %.*s\n", what, (int)why.n, why.p);
-	return 1;
+static void
+report(struct verify *v, const char *key, struct str why)
+{
+	fprintf(v->to, "%s: %s: %.*s\n", v->file, key, (int)why.n, why.p);
+	v->bad++;
 }
 
-static PGconn *
-connect_db(const char *conninfo)
+static void
+report_failure(struct verify *v, const char *key)
+{
+	report(v, key, db_first_line(PQerrorMessage(v->conn)));
+}
+
+static bool
+open_conn(struct verify *v, const char *key, const char *conninfo)
 {
 	static const char *const keys[] = {"connect_timeout",
 	    "fallback_application_name", "dbname", "client_encoding", NULL};
 	const char *const values[] = {"5", "policyd", conninfo, "UTF8", NULL};
-	PGconn *conn = PQconnectdbParams(keys, values, 1);
 
-	return conn;
+	v->conn = PQconnectdbParams(keys, values, 1);
+	if (PQstatus(v->conn) == CONNECTION_OK)
+		return true;
+	report_failure(v, key);
+	return false;
 }
 
-static int
-verify_schema(PGconn *conn, const struct config *config, FILE *to)
+/* One value, to be freed; NULL where there is none, reported if it failed. */
+static char *
+one_value(struct verify *v, const char *key, const char *sql,
+    const char *parameter)
 {
-	PGresult *res = PQexec(conn,
-	    "SELECT to_regclass('policyd.schema_version') IS NOT NULL");
-	int bad = 0, version = 0;
+	PGresult *res = PQexecParams(v->conn, sql, parameter != NULL, NULL,
+	    &parameter, NULL, NULL, 0);
+	char *value = NULL;
 
-	if (PQresultStatus(res) != PGRES_TUPLES_OK) {
-		PQclear(res);
-		return report(to, "schema", conn);
-	}
-	if (PQgetvalue(res, 0, 0)[0] != 't') {
-		PQclear(res);
-		if (config->lookup.domains[0] != '\0' &&
-		    config->lookup.addresses[0] != '\0')
-			return 0;
-		fprintf(to, "database: there is no schema policyd: run "
-			    "policyctl schema install\n");
-		return 1;
-	}
-	PQclear(res);
-	res = PQexec(conn, "SELECT max(version) FROM policyd.schema_version");
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
-		bad = report(to, "schema_version", conn);
-	else
-		version = atoi(PQgetvalue(res, 0, 0));
+		report_failure(v, key);
+	else if (PQntuples(res) == 1 && !PQgetisnull(res, 0, 0))
+		value = mem_strdup(PQgetvalue(res, 0, 0));
 	PQclear(res);
-	if (bad == 0 && version != POLICYD_SCHEMA_VERSION) {
-		fprintf(to, "database: the schema is of version %d, this "
-			    "program needs %d: run policyctl schema upgrade\n",
-		    version, POLICYD_SCHEMA_VERSION);
-		bad = 1;
-	}
-	return bad;
+	return value;
 }
 
-static int
-verify_source(PGconn *conn, const struct config *config, enum source s,
-    FILE *to)
+static void
+verify_schema(struct verify *v)
 {
-	static const char *const names[SOURCES] = {"[lookup] domains",
-	    "domain_alias", "[lookup] addresses", "alias"};
-	char *query = source_query(config, s), *sql = NULL;
+	static const char key[] = "[database] conninfo";
+	char why[160], *version;
+	struct sbuf b = sbuf_over(why, sizeof(why));
+	char *there = one_value(v, key,
+	    "SELECT to_regclass('policyd.schema_version')", NULL);
+
+	if (there == NULL) {
+		/* [lookup] may read all there is from another schema. */
+		if (v->config->lookup.domains[0] == '\0' ||
+		    v->config->lookup.addresses[0] == '\0')
+			report(v, key, STR("the database has no schema policyd: "
+					   "run policyctl schema install"));
+		return;
+	}
+	free(there);
+	version = one_value(v, key,
+	    "SELECT max(version) FROM policyd.schema_version", NULL);
+	if (version != NULL && atoi(version) != POLICYD_SCHEMA_VERSION) {
+		sbuf_addf(&b, "the schema is of version %s, this program needs "
+			      "%d: run policyctl schema upgrade",
+		    version, POLICYD_SCHEMA_VERSION);
+		report(v, key, sbuf_str(&b));
+	}
+	free(version);
+}
+
+static void
+verify_source(struct verify *v, enum source s)
+{
+	static const char *const keys[SOURCES] = {"[lookup] domains",
+	    "[lookup] domains", "[lookup] addresses", "[lookup] addresses"};
+	char *query = source_query(v->config, s), *sql = NULL;
 	PGresult *res;
-	int bad = 0;
 
 	if (query == NULL)
-		return 0;
+		return;
 	/* As the daemon will run it, but without its rows. */
 	if (asprintf(&sql, "DECLARE policyd_verify NO SCROLL CURSOR FOR %s",
 		query) == -1)
 		abort();
-	PQclear(PQexec(conn, "BEGIN READ ONLY"));
-	res = PQexecParams(conn, sql, 0, NULL, NULL, NULL, NULL, 0);
+	PQclear(PQexec(v->conn, "BEGIN READ ONLY"));
+	res = PQexecParams(v->conn, sql, 0, NULL, NULL, NULL, NULL, 0);
 	if (PQresultStatus(res) != PGRES_COMMAND_OK)
-		bad = report(to, names[s], conn);
+		report_failure(v, keys[s]);
 	PQclear(res);
-	PQclear(PQexec(conn, "ROLLBACK"));
+	PQclear(PQexec(v->conn, "ROLLBACK"));
 	free(sql);
 	free(query);
-	return bad;
+}
+
+static void
+verify_script(struct verify *v)
+{
+	const char *name = v->config->rcpt.script;
+	char *there;
+
+	if (name[0] == '\0')
+		return;
+	there = one_value(v, "[rcpt] script",
+	    "SELECT to_regprocedure('policyd_script.' || quote_ident($1) || "
+	    "'(jsonb)')",
+	    name);
+	if (there == NULL)
+		report(v, "[rcpt] script",
+		    STR("there is no function policyd_script.NAME(jsonb)"));
+	free(there);
 }
 
 int
-tables_verify(const struct config *config, FILE *to)
+tables_verify(const struct config *config, const char *file, FILE *to)
 {
-	PGconn *conn = connect_db(config->database.conninfo);
-	int bad = 0;
+	struct verify v = {.config = config, .file = file, .to = to};
 
-	if (PQstatus(conn) != CONNECTION_OK) {
-		bad = report(to, "conninfo", conn);
-		PQfinish(conn);
-		return bad;
+	if (open_conn(&v, "[database] conninfo", config->database.conninfo)) {
+		verify_schema(&v);
+		for (int s = 0, bad = v.bad; bad == 0 && s < SOURCES; s++)
+			verify_source(&v, (enum source)s);
+		verify_script(&v);
 	}
-	bad += verify_schema(conn, config, to);
-	if (bad == 0)
-		for (int s = 0; s < SOURCES; s++)
-			bad += verify_source(conn, config, (enum source)s, to);
-	PQfinish(conn);
+	PQfinish(v.conn);
 	if (strcmp(config->database.conninfo,
 		config->database.listen_conninfo) != 0) {
-		conn = connect_db(config->database.listen_conninfo);
-		if (PQstatus(conn) != CONNECTION_OK)
-			bad += report(to, "listen_conninfo", conn);
-		PQfinish(conn);
+		open_conn(&v, "[database] listen_conninfo",
+		    config->database.listen_conninfo);
+		PQfinish(v.conn);
 	}
-	return bad;
+	return v.bad;
 }

@@ -13,8 +13,9 @@ struct config;
 
 /*
  * Connect, look at the schema, and try every query.  Each thing that is wrong
- * is a line on `to`; returns how many there were.
+ * is a line on `to` that names the file and the key; returns how many there
+ * were.
  */
-int tables_verify(const struct config *config, FILE *to);
+int tables_verify(const struct config *config, const char *file, FILE *to);
 
 #endif

@@ -1,0 +1,100 @@
+#ifndef POLICYD_CTL_H
+#define POLICYD_CTL_H
+
+/*
+ * ctl - policyctl, the administrator's tool.
+ *
+ * A program of its own over base, config and mail.  It runs one command and
+ * ends, so it waits for PostgreSQL where it stands and lets exit() free things.
+ * Commands are tables in main.c; what a command prints for people goes to
+ * stdout, what is wrong to stderr.
+ */
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Exit statuses, and what a command returns. */
+enum ctl_status { CTL_YES, CTL_NO, CTL_USAGE };
+
+struct table;
+struct verb;
+
+struct ctl {
+	PGconn *db;
+	bool json; /* print for programs */
+};
+
+/* argv: what follows OBJECT VERB; table: of the object, NULL if it has none. */
+typedef enum ctl_status ctl_run_fn(struct ctl *, const struct table *,
+    char **argv, size_t argc);
+
+/* What stands after a verb, for the parser and the help alike. */
+enum ctl_args {
+	ARGS_NONE,
+	ARGS_ROW,    /* values of a row; the ones that a row needs first */
+	ARGS_KEY,    /* the whole key of a row */
+	ARGS_SOME,   /* the key or its beginning: all rows that have it */
+	ARGS_FILTER, /* any columns at all, or none */
+};
+
+struct verb {
+	const char *name;
+	enum ctl_args args;
+	const char *summary;
+	ctl_run_fn *run;
+};
+
+/* ---- main.c ---- */
+
+/* Complain on stderr, `policyctl: …`; hint may be NULL. */
+void ctl_complain(const char *hint, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* ---- database.c ---- */
+
+/* Connect, or complain and return false. */
+bool ctl_connect(struct ctl *ctl, const char *conninfo);
+
+/*
+ * Run one statement with n text parameters, where NULL is SQL NULL.  The
+ * result, which the caller clears; or NULL, complained of already.
+ */
+PGresult *ctl_query(struct ctl *ctl, const char *sql, size_t n,
+    const char *const *params);
+
+/* The same, but the result may be an error. */
+PGresult *ctl_try(struct ctl *ctl, const char *sql, size_t n,
+    const char *const *params);
+
+/* Complain of the error of a result, with the server's hint or one of ours. */
+void ctl_complain_of(const PGresult *result);
+
+/* Several statements as one; false, complained of, if one fails. */
+bool ctl_script(struct ctl *ctl, const char *sql);
+
+/* ---- print.c ---- */
+
+/* All rows, as columns under a header. */
+void print_columns(const PGresult *result);
+
+/* A JSON array of the first column, which holds JSON objects. */
+void print_json(const PGresult *result);
+
+/* ---- the commands ---- */
+
+ctl_run_fn schema_install, schema_upgrade, schema_status;
+ctl_run_fn rows_add, rows_remove, rows_list, rows_enable, rows_disable;
+
+/* ---- rows.c ---- */
+
+/* Does the table have all columns that the verb is about? */
+bool table_allows(const struct table *table, ctl_run_fn *run);
+
+/* Print the arguments of a verb: ` NAME [RECIPIENTS [GREYLIST]]`. */
+void table_print_args(const struct table *table, enum ctl_args args);
+
+/* NULL if there is none of this name. */
+const struct table *table_named(const char *name);
+
+#endif

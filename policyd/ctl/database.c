@@ -1,0 +1,107 @@
+#include "ctl/ctl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool
+ctl_connect(struct ctl *ctl, const char *conninfo)
+{
+	/* What the conninfo itself says goes before what stands before it. */
+	static const char *const keys[] = {"connect_timeout", "dbname",
+	    "client_encoding", "fallback_application_name", "options", NULL};
+	const char *const values[] = {"10", conninfo, "UTF8", "policyctl",
+	    "-c client_min_messages=warning", NULL};
+	char *message;
+	size_t n;
+
+	ctl->db = PQconnectdbParams(keys, values, 1);
+	if (PQstatus(ctl->db) == CONNECTION_OK)
+		return true;
+	message = PQerrorMessage(ctl->db);
+	n = strlen(message);
+	while (n > 0 && message[n - 1] == '\n')
+		n--;
+	ctl_complain("The conninfo in policyd.ini, or after -d, says where "
+		     "PostgreSQL is and as whom to connect.",
+	    "%.*s", (int)n, message);
+	return false;
+}
+
+PGresult *
+ctl_try(struct ctl *ctl, const char *sql, size_t n, const char *const *params)
+{
+	return PQexecParams(ctl->db, sql, (int)n, NULL, params, NULL, NULL, 0);
+}
+
+static bool
+is_good(const PGresult *result)
+{
+	ExecStatusType status = PQresultStatus(result);
+
+	return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK;
+}
+
+/* What to do about errors that PostgreSQL has no hint for. */
+static const struct {
+	const char *sqlstate;
+	const char *hint;
+} hints[] = {
+    {"42501",
+	"Tables are written by the role policyd_admin, the schema is built "
+	"by a superuser: PGUSER=policyd_admin, or -d with another conninfo."},
+    {"3F000", "policyctl schema install builds the tables."},
+    {"42P01", "policyctl schema install builds the tables."},
+    {"22P02", "policyctl --help shows the order of the values."},
+    {"22007", "Write a time such as '2026-12-31 18:00'."},
+    {"25006", "This is a standby: connect to the primary."},
+};
+
+static const char *
+hint_for(const char *sqlstate)
+{
+	for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++)
+		if (strcmp(hints[i].sqlstate, sqlstate) == 0)
+			return hints[i].hint;
+	return NULL;
+}
+
+void
+ctl_complain_of(const PGresult *result)
+{
+	const char *message = PQresultErrorField(result,
+	    PG_DIAG_MESSAGE_PRIMARY);
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+
+	/* A lost connection has a message, but no fields. */
+	if (message == NULL)
+		message = PQresultErrorMessage(result);
+	if (hint == NULL && sqlstate != NULL)
+		hint = hint_for(sqlstate);
+	ctl_complain(hint, "%.*s", (int)strcspn(message, "\n"), message);
+}
+
+PGresult *
+ctl_query(struct ctl *ctl, const char *sql, size_t n, const char *const *params)
+{
+	PGresult *result = ctl_try(ctl, sql, n, params);
+
+	if (is_good(result))
+		return result;
+	ctl_complain_of(result);
+	PQclear(result);
+	return NULL;
+}
+
+bool
+ctl_script(struct ctl *ctl, const char *sql)
+{
+	PGresult *result = PQexec(ctl->db, sql);
+	bool good = is_good(result);
+
+	if (!good)
+		ctl_complain_of(result);
+	PQclear(result);
+	return good;
+}

@@ -1,0 +1,221 @@
+#include "config/config.h"
+#include "ctl/ctl.h"
+
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_FILE "/etc/policyd/policyd.ini"
+
+/* ---- the commands ---- */
+
+static const struct verb schema_verbs[] = {
+    {"install", ARGS_NONE, "build the tables", schema_install},
+    {"upgrade", ARGS_NONE, "bring older tables up to date", schema_upgrade},
+    {"status", ARGS_NONE, "is the version the one that policyd wants?",
+	schema_status},
+    {0},
+};
+
+static const struct verb row_verbs[] = {
+    {"add", ARGS_ROW, "add a row", rows_add},
+    {"remove", ARGS_KEY, "remove it", rows_remove},
+    {"list", ARGS_FILTER, "show those that have these values", rows_list},
+    {"enable", ARGS_SOME, "let it count again", rows_enable},
+    {"disable", ARGS_SOME, "as if it were not there", rows_disable},
+    {0},
+};
+
+static const struct object {
+	const char *name;
+	const struct verb *verbs;
+	const char *table; /* NULL if it is about none */
+} objects[] = {
+    {"schema", schema_verbs, NULL},
+    {"domain", row_verbs, "domain"},
+    {"address", row_verbs, "address"},
+    {"alias", row_verbs, "alias"},
+    {"domain_alias", row_verbs, "domain_alias"},
+    {0},
+};
+
+static const struct table *
+table_of(const struct object *object)
+{
+	return object->table != NULL ? table_named(object->table) : NULL;
+}
+
+static bool
+has_verb(const struct object *object, const struct verb *verb)
+{
+	const struct table *table = table_of(object);
+
+	return table == NULL || table_allows(table, verb->run);
+}
+
+/* ---- talking to people ---- */
+
+void
+ctl_complain(const char *hint, const char *fmt, ...)
+{
+	va_list ap;
+
+	fflush(stdout);
+	fputs("policyctl: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	if (hint != NULL)
+		fprintf(stderr, "hint: %s\n", hint);
+}
+
+static enum ctl_status
+usage(void)
+{
+	fputs("usage: policyctl [-c FILE | -d CONNINFO] [--json] COMMAND\n"
+	      "policyctl --help lists the commands\n",
+	    stderr);
+	return CTL_USAGE;
+}
+
+static void
+help(void)
+{
+	puts("usage: policyctl [-c FILE | -d CONNINFO] [--json] COMMAND\n\n"
+	     "  -c FILE      the configuration, instead of " DEFAULT_FILE "\n"
+	     "  -d CONNINFO  the database, instead of the configuration's\n"
+	     "      --json   print for programs\n"
+	     "  -h, --help   print this\n"
+	     "  -V           print the version\n\n"
+	     "Commands (a value may also be written COLUMN=VALUE; '' leaves "
+	     "it to the default):");
+	for (const struct object *o = objects; o->name != NULL; o++) {
+		putchar('\n');
+		for (const struct verb *v = o->verbs; v->name != NULL; v++) {
+			if (!has_verb(o, v))
+				continue;
+			printf("  %s %s", o->name, v->name);
+			table_print_args(table_of(o), v->args);
+			printf("\n\t%s\n", v->summary);
+		}
+	}
+}
+
+/* ---- finding the command ---- */
+
+static const struct object *
+object_named(const char *name)
+{
+	for (const struct object *o = objects; o->name != NULL; o++)
+		if (strcmp(o->name, name) == 0)
+			return o;
+	ctl_complain(NULL, "\"%s\" is no command", name);
+	return NULL;
+}
+
+static const struct verb *
+verb_named(const struct object *object, const char *name)
+{
+	for (const struct verb *v = object->verbs; v->name != NULL; v++)
+		if (name != NULL && strcmp(v->name, name) == 0 &&
+		    has_verb(object, v))
+			return v;
+	fputs("policyctl: say ", stderr);
+	for (const struct verb *v = object->verbs; v->name != NULL; v++)
+		if (has_verb(object, v))
+			fprintf(stderr, "%s%s %s", v > object->verbs ? ", " : "",
+			    object->name, v->name);
+	fputc('\n', stderr);
+	return NULL;
+}
+
+/* ---- running it ---- */
+
+static bool
+connect_as_configured(struct ctl *ctl, const char *file)
+{
+	struct config_errors errors = {0};
+	struct config *config = config_load(file, &errors);
+	bool good;
+
+	if (config == NULL) {
+		for (size_t i = 0; i < errors.count; i++)
+			fprintf(stderr, "policyctl: %s\n", errors.text[i]);
+		config_errors_free(&errors);
+		return false;
+	}
+	good = ctl_connect(ctl, config->database.conninfo);
+	config_free(config);
+	return good;
+}
+
+static enum ctl_status
+run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
+    size_t argc)
+{
+	const struct object *object = object_named(argv[0]);
+	const struct verb *verb;
+	enum ctl_status status = CTL_NO;
+
+	if (object == NULL)
+		return usage();
+	verb = verb_named(object, argc > 1 ? argv[1] : NULL);
+	if (verb == NULL)
+		return CTL_USAGE;
+	if (verb->args == ARGS_NONE && argc > 2) {
+		ctl_complain(NULL, "\"%s\" is one argument too many", argv[2]);
+		return CTL_USAGE;
+	}
+	if (conninfo != NULL ? ctl_connect(ctl, conninfo) :
+			       connect_as_configured(ctl, file))
+		status = verb->run(ctl, table_of(object), argv + 2, argc - 2);
+	PQfinish(ctl->db);
+	if (status == CTL_USAGE) {
+		fprintf(stderr, "usage: policyctl %s %s", object->name,
+		    verb->name);
+		fflush(stderr);
+	}
+	return status;
+}
+
+int
+main(int argc, char **argv)
+{
+	static const struct option options[] = {
+	    {"json", no_argument, NULL, 'j'},
+	    {"help", no_argument, NULL, 'h'},
+	    {"version", no_argument, NULL, 'V'},
+	    {0},
+	};
+	const char *file = DEFAULT_FILE, *conninfo = NULL;
+	struct ctl ctl = {0};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "c:d:hV", options, NULL)) != -1) {
+		switch (c) {
+		case 'c':
+			file = optarg;
+			break;
+		case 'd':
+			conninfo = optarg;
+			break;
+		case 'j':
+			ctl.json = true;
+			break;
+		case 'h':
+			help();
+			return CTL_YES;
+		case 'V':
+			puts("policyctl " POLICYD_VERSION);
+			return CTL_YES;
+		default:
+			return usage();
+		}
+	}
+	if (optind == argc)
+		return usage();
+	return run(&ctl, file, conninfo, argv + optind,
+	    (size_t)(argc - optind));
+}
