@@ -16,6 +16,14 @@ TEST_PACKAGES = $(PACKAGES) libdbd-pg-perl mandoc systemd
 LINT_PACKAGES = $(PACKAGES) clang clang-tidy clang-format clang-tools \
 	libclang-rt-14-dev cppcheck shellcheck valgrind
 
+TESTS  = $(wildcard t/*.t)
+PROVE_FLAGS  ?=
+FUZZ_SECONDS ?= 60
+GCC_WARN   = -Wcast-align=strict -Wformat-overflow=2 -Wformat-signedness -Wduplicated-cond \
+	-Wlogical-op -Walloc-zero -Wstringop-overflow=4 -Warray-bounds=2 -Wjump-misses-init \
+	-fanalyzer
+CLANG_WARN = -Wcomma -Wunreachable-code
+
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion \
 	-Wcast-qual -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
 	-Wold-style-definition -Wwrite-strings -Wundef -Wvla -Wformat=2 \
@@ -32,6 +40,8 @@ SRC    = $(foreach r,$(ROOMS),$(wildcard policyd/$r/*.c))
 LIBOBJ = $(SRC:%.c=$(B)/obj/%.o)
 CTLOBJ = $(patsubst %.c,$(B)/obj/%.o,$(wildcard policyd/ctl/*.c))
 UNITS  = $(patsubst t/unit/%.c,$(B)/t/unit/%.t,$(wildcard t/unit/*.c))
+FUZZ   = $(filter-out replay,$(patsubst t/fuzz/%.c,%,$(wildcard t/fuzz/*.c)))
+REPLAY = $(FUZZ:%=$(B)/t/fuzz/%.t)
 BENCH  = $(patsubst t/bench/%.c,$(B)/t/bench/%,$(wildcard t/bench/*.c))
 
 .DELETE_ON_ERROR:
@@ -51,6 +61,11 @@ $(B)/schema_version.h: $(wildcard sql/[0-9]*.sql)
 	@printf '#define POLICYD_SCHEMA_VERSION %d\n' \
 		$$(ls sql/[0-9]*.sql | sed -n 's/^sql\/0*\([0-9]*\)-.*/\1/p' | sort -n | tail -1) >$@
 
+# The steps themselves, for policyctl schema install.
+$(B)/sql.c: sql/embed.awk $(wildcard sql/[0-9]*.sql)
+	@mkdir -p $(@D)
+	@LC_ALL=C awk -f sql/embed.awk sql/[0-9]*.sql >$@
+
 $(B)/obj/%.o: %.c | $(B)/schema_version.h
 	@mkdir -p $(@D)
 	$(CC) $(MY_CPP) $(CPPFLAGS) $(MY_C) $(CFLAGS) -MMD -MP -c -o $@ $<
@@ -61,6 +76,18 @@ $(B)/%.o: $(B)/%.c
 $(B)/t/unit/%.t: $(B)/obj/t/unit/%.o $(LIBOBJ)
 	@mkdir -p $(@D)
 	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+# Every input that a fuzzer found worth keeping, through the same target.
+$(B)/t/fuzz/%.t: $(B)/t/fuzz/%-replay
+	@printf '#!/bin/sh\nexec "%s" t/fuzz/corpus/%s\n' '$(abspath $<)' $* >$@ && chmod +x $@
+
+$(B)/t/fuzz/%-replay: $(B)/obj/t/fuzz/replay.o $(B)/obj/t/fuzz/%.o $(LIBOBJ)
+	@mkdir -p $(@D)
+	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(B)/t/fuzz/%-fuzz: $(B)/obj/t/fuzz/%.o $(LIBOBJ)
+	@mkdir -p $(@D)
+	$(CC) $(MY_LD) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 $(B)/t/bench/%: $(B)/obj/t/bench/%.o
 	@mkdir -p $(@D)
@@ -120,5 +147,6 @@ clean: ## remove what was built
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: all bench clean demo help install uninstall packages packages-test packages-lint test-systemd
+.PHONY: all analyse bench check clean demo fuzz help install lint uninstall packages packages-test packages-lint sanitize test \
+	test-systemd units
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
