@@ -137,6 +137,44 @@ bench: packages-test ## measure policyd against a server that does nothing
 	@$(MAKE) --no-print-directory all $(BENCH)
 	@B=$(B) POLICYD=$(B)/policyd t/bench/run
 
+test: packages-test ## everything: units, fuzz corpora, PostgreSQL and Postfix
+	@$(MAKE) --no-print-directory check
+
+# What test and sanitize run, on the programs of this build.
+check: all $(UNITS) $(REPLAY)
+	POLICYD=$(abspath $(B)/policyd) POLICYCTL=$(abspath $(B)/policyctl) \
+		prove --timer $(PROVE_FLAGS) $(UNITS) $(REPLAY) $(TESTS)
+
+sanitize: packages-test ## the same under AddressSanitizer and UBSan
+	@ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(MAKE) --no-print-directory check B=build-asan CFLAGS='-O1 -g -fno-omit-frame-pointer' \
+		SAN='-fsanitize=address,undefined -fno-sanitize-recover=all'
+
+units: $(UNITS) $(REPLAY) $(BENCH)
+
+lint: packages-lint ## the strict set with gcc and clang, then the analysers
+	@$(MAKE) --no-print-directory B=build-gcc CFLAGS='-O2 -Werror $(GCC_WARN)' all units
+	@$(MAKE) --no-print-directory B=build-clang CC=clang CFLAGS='-O2 -Werror $(CLANG_WARN)' all units
+	@$(MAKE) --no-print-directory B=build-gcc analyse
+
+analyse:
+	clang-tidy --quiet $(SRC) policyd/main.c $(wildcard policyd/ctl/*.c) -- $(MY_CPP)
+	cppcheck --quiet --error-exitcode=1 --inline-suppr --std=c11 --library=posix \
+		--enable=warning,performance,portability \
+		--suppress=missingInclude --suppress=unmatchedSuppression \
+		-D_GNU_SOURCE -DPOLICYD_VERSION='"x"' -Ipolicyd -I$(B) policyd
+	scan-build --status-bugs -o build-scan $(MAKE) --no-print-directory -B B=build-scan all >/dev/null
+	shellcheck $(wildcard t/*.sh .ci/run t/01-floors.t)
+
+fuzz: packages-lint ## fuzz each parser for FUZZ_SECONDS (60), and keep what was found
+	@for f in $(FUZZ); do \
+		$(MAKE) --no-print-directory B=build-fuzz CC=clang CFLAGS='-O1 -g' \
+			SAN='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' \
+			build-fuzz/t/fuzz/$$f-fuzz && mkdir -p build-fuzz/$$f t/fuzz/corpus/$$f && \
+		build-fuzz/t/fuzz/$$f-fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=70000 -print_final_stats=1 \
+			-artifact_prefix=build-fuzz/ build-fuzz/$$f t/fuzz/corpus/$$f && \
+		build-fuzz/t/fuzz/$$f-fuzz -merge=1 -max_len=70000 t/fuzz/corpus/$$f build-fuzz/$$f || exit 1; done
+
 test-systemd: packages-test ## boot a systemd in a container and run policyd under it
 	@$(MAKE) --no-print-directory all
 	@POLICYD=$(B)/policyd POLICYD_SYSTEMD_TEST=1 prove -v t/60-systemd.t
