@@ -205,7 +205,9 @@ BEGIN
 	    MESSAGE = format('%s cannot be an alias of %s, which is itself an '
 		'alias of %s', policyd.quoted(first), policyd.quoted(second),
 		policyd.quoted(third)),
-	    HINT = format('Write %s as the target of %s.', third, first),
+	    HINT = CASE WHEN lower(third) = lower(first)
+		THEN 'Remove one of the two rows.'
+		ELSE format('Write %s as the target of %s.', third, first) END,
 	    SCHEMA = tg_table_schema,
 	    TABLE = tg_table_name,
 	    COLUMN = 'target';

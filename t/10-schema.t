@@ -335,6 +335,8 @@ like(alias($db, ['d', 'A']),
     qr/^"d" cannot be an alias of "A".*alias of "b"\|Write b as the target/,
     'an alias is no target');
 like(alias($db, ['B', 'd']), qr/itself an alias of "d"/, 'a target no alias');
+like(alias($db, ['B', 'a']), qr/alias of "(.)".*alias of.*\|Remove one/,
+    'nor are two aliases of each other');
 like(alias($db, ['x', 'y'], ['y', 'z']), qr/itself an alias/,
     'not within a statement either');
 like(alias($db, ['x', 'X']), qr/^"x" cannot be an alias of itself\|Write/,

@@ -27,7 +27,9 @@ probe(const struct set *s, uint64_t h)
 bool
 set_has(const struct set *s, uint64_t h)
 {
-	return s->count > 0 && *probe(s, nonzero(h)) != 0;
+	if (s->slots == 0)
+		return s->count == 1 && s->one == nonzero(h);
+	return *probe(s, nonzero(h)) != 0;
 }
 
 static void
@@ -40,21 +42,25 @@ grow(struct set *s)
 	for (uint32_t i = 0; i < old.slots; i++)
 		if (old.slot[i] != 0)
 			*probe(s, old.slot[i]) = old.slot[i];
+	if (old.slots == 0 && old.count == 1)
+		*probe(s, old.one) = old.one;
 	free(old.slot);
 }
 
 bool
 set_add(struct set *s, uint64_t h)
 {
-	uint64_t *slot;
-
+	if (set_has(s, h))
+		return false;
+	h = nonzero(h);
+	if (s->slots == 0 && s->count == 0) {
+		s->one = h;
+		s->count = 1;
+		return true;
+	}
 	if ((s->count + 1) * 2 > s->slots)
 		grow(s);
-	h = nonzero(h);
-	slot = probe(s, h);
-	if (*slot != 0)
-		return false;
-	*slot = h;
+	*probe(s, h) = h;
 	s->count++;
 	return true;
 }
@@ -68,7 +74,8 @@ set_clear(struct set *s)
 		set_free(s);
 		return;
 	}
-	memset(s->slot, 0, s->slots * sizeof(s->slot[0]));
+	if (s->slots > 0)
+		memset(s->slot, 0, s->slots * sizeof(s->slot[0]));
 	s->count = 0;
 }
 

@@ -6,14 +6,16 @@
  *
  * Floor 0.  For things of which only "was it there before?" is asked, by the
  * keyed hash of base/hash.h; two different things fall together once in 2^64.
- * A zeroed struct is an empty set.
+ * A zeroed struct is an empty set, and
+ * one element needs no memory besides.
  */
 
 #include <stdbool.h>
 #include <stdint.h>
 
 struct set {
-	uint64_t *slot;
+	uint64_t *slot; /* NULL while there is at most one element */
+	uint64_t one;
 	uint32_t slots; /* a power of two, or 0 */
 	uint32_t count;
 };

@@ -13,6 +13,7 @@
 #include <libpq-fe.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 /* Exit statuses, and what a command returns. */
 enum ctl_status { CTL_YES, CTL_NO, CTL_USAGE };
@@ -25,9 +26,15 @@ struct ctl {
 	bool json; /* print for programs */
 };
 
-/* argv: what follows OBJECT VERB; table: of the object, NULL if it has none. */
+/* What was given for each column of a table; NULL: nothing. */
+enum { COLUMNS_MAX = 6 };
+struct values {
+	const char *of[COLUMNS_MAX];
+};
+
+/* table: the one that the command is about, or NULL. */
 typedef enum ctl_status ctl_run_fn(struct ctl *, const struct table *,
-    char **argv, size_t argc);
+    const struct values *);
 
 /* What stands after a verb, for the parser and the help alike. */
 enum ctl_args {
@@ -91,8 +98,15 @@ ctl_run_fn rows_add, rows_remove, rows_list, rows_enable, rows_disable;
 /* Does the table have all columns that the verb is about? */
 bool table_allows(const struct table *table, ctl_run_fn *run);
 
-/* Print the arguments of a verb: ` NAME [RECIPIENTS [GREYLIST]]`. */
-void table_print_args(const struct table *table, enum ctl_args args);
+/*
+ * Take the arguments of a verb: values in the order of the table's columns, or
+ * COLUMN=VALUE.  false, complained of, if there are too many or too few.
+ */
+bool args_parse(const struct table *table, enum ctl_args args, char **argv,
+    size_t argc, struct values *out);
+
+/* Print them as the help does: ` NAME [RECIPIENTS [GREYLIST]]`. */
+void args_print(const struct table *table, enum ctl_args args, FILE *to);
 
 /* NULL if there is none of this name. */
 const struct table *table_named(const char *name);

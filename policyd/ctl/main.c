@@ -1,6 +1,7 @@
 #include "config/config.h"
 #include "ctl/ctl.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -97,7 +98,7 @@ help(void)
 			if (!has_verb(o, v))
 				continue;
 			printf("  %s %s", o->name, v->name);
-			table_print_args(table_of(o), v->args);
+			args_print(table_of(o), v->args, stdout);
 			printf("\n\t%s\n", v->summary);
 		}
 	}
@@ -156,26 +157,31 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
     size_t argc)
 {
 	const struct object *object = object_named(argv[0]);
+	const struct table *table;
 	const struct verb *verb;
+	struct values values;
 	enum ctl_status status = CTL_NO;
 
 	if (object == NULL)
 		return usage();
+	table = table_of(object);
 	verb = verb_named(object, argc > 1 ? argv[1] : NULL);
 	if (verb == NULL)
 		return CTL_USAGE;
-	if (verb->args == ARGS_NONE && argc > 2) {
-		ctl_complain(NULL, "\"%s\" is one argument too many", argv[2]);
+	if (!args_parse(table, verb->args, argv + 2, argc - 2, &values)) {
+		fprintf(stderr, "usage: policyctl %s %s", object->name,
+		    verb->name);
+		args_print(table, verb->args, stderr);
+		fputc('\n', stderr);
 		return CTL_USAGE;
 	}
 	if (conninfo != NULL ? ctl_connect(ctl, conninfo) :
 			       connect_as_configured(ctl, file))
-		status = verb->run(ctl, table_of(object), argv + 2, argc - 2);
+		status = verb->run(ctl, table, &values);
 	PQfinish(ctl->db);
-	if (status == CTL_USAGE) {
-		fprintf(stderr, "usage: policyctl %s %s", object->name,
-		    verb->name);
-		fflush(stderr);
+	if (fflush(stdout) != 0) {
+		ctl_complain(NULL, "standard output: %s", strerror(errno));
+		status = CTL_NO;
 	}
 	return status;
 }

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { COLUMNS_MAX = 6, SQL_MAX_BYTES = 1024 };
+enum { SQL_MAX_BYTES = 1024 };
 
 enum type { TEXT, OTHER };
 
@@ -75,38 +75,65 @@ args_bounds(const struct table *table, enum ctl_args args, size_t *least,
 {
 	size_t columns = 0;
 
+	*least = *most = 0;
+	if (table == NULL)
+		return;
 	while (table->columns[columns].name != NULL)
 		columns++;
-	*least = args == ARGS_ROW ? table->required :
-	    args == ARGS_KEY	  ? table->keys :
-	    args == ARGS_SOME	  ? 1 :
-				    0;
-	*most = args == ARGS_KEY || args == ARGS_SOME ? table->keys : columns;
+	switch (args) {
+	case ARGS_NONE:
+		break;
+	case ARGS_ROW:
+		*least = table->required;
+		*most = columns;
+		break;
+	case ARGS_KEY:
+		*least = *most = table->keys;
+		break;
+	case ARGS_SOME:
+		*least = 1;
+		*most = table->keys;
+		break;
+	case ARGS_FILTER:
+		*most = columns;
+		break;
+	}
 }
 
 void
-table_print_args(const struct table *table, enum ctl_args args)
+args_print(const struct table *table, enum ctl_args args, FILE *to)
 {
 	size_t least, most;
 
-	if (table == NULL || args == ARGS_NONE)
-		return;
 	args_bounds(table, args, &least, &most);
 	for (size_t i = 0; i < most; i++) {
-		printf(i < least ? " " : " [");
+		fputs(i < least ? " " : " [", to);
 		for (const char *p = table->columns[i].name; *p != '\0'; p++)
-			putchar(toupper((unsigned char)*p));
+			fputc(toupper((unsigned char)*p), to);
 	}
 	for (size_t i = least; i < most; i++)
-		putchar(']');
+		fputc(']', to);
 }
 
-struct values {
-	const char *of[COLUMNS_MAX]; /* NULL: not given */
-};
+/* The column that an argument is for; *value is set to what it says. */
+static size_t
+args_column(const struct table *table, const char *arg, size_t *next,
+    const char **value)
+{
+	const char *equals = strchr(arg, '=');
+	int c = -1;
 
-/* COLUMN=VALUE sets that column, anything else the next one in order. */
-static bool
+	*value = arg;
+	if (equals != NULL && table != NULL)
+		c = column_named(table,
+		    (struct str){arg, (size_t)(equals - arg)});
+	if (c == -1)
+		return (*next)++;
+	*value = equals + 1;
+	return (size_t)c;
+}
+
+bool
 args_parse(const struct table *table, enum ctl_args args, char **argv,
     size_t argc, struct values *out)
 {
@@ -115,17 +142,10 @@ args_parse(const struct table *table, enum ctl_args args, char **argv,
 	args_bounds(table, args, &least, &most);
 	*out = (struct values){0};
 	for (size_t i = 0; i < argc; i++) {
-		const char *equals = strchr(argv[i], '='), *value = argv[i];
-		int c = -1;
+		const char *value;
+		size_t c = args_column(table, argv[i], &next, &value);
 
-		if (equals != NULL)
-			c = column_named(table,
-			    (struct str){value, (size_t)(equals - value)});
-		if (c == -1)
-			c = (int)next++;
-		else
-			value = equals + 1;
-		if ((size_t)c >= most) {
+		if (c >= most) {
 			ctl_complain(NULL, "\"%s\" is one argument too many",
 			    argv[i]);
 			return false;
@@ -168,22 +188,22 @@ static void
 add_where(struct statement *s, const struct table *table,
     const struct values *values)
 {
-	const char *word = " WHERE ";
+	struct str word = STR(" WHERE ");
 
 	for (size_t c = 0; table->columns[c].name != NULL; c++) {
 		const struct column *column = &table->columns[c];
 
 		if (values->of[c] == NULL)
 			continue;
-		sbuf_addf(&s->sql, "%s", word);
-		word = " AND ";
+		sbuf_add(&s->sql, word);
+		word = STR(" AND ");
 		if (values->of[c][0] == '\0' && c >= table->keys) {
 			sbuf_addf(&s->sql, "%s IS NULL", column->name);
 			continue;
 		}
 		s->params[s->n++] = values->of[c];
+		/* Folded as the index is, whatever the database's language. */
 		if (column->type == TEXT)
-			/* As the index does it, whatever the database's language. */
 			sbuf_addf(&s->sql,
 			    "lower(%s) = lower($%zu::text COLLATE \"C\")",
 			    column->name, s->n);
@@ -199,7 +219,7 @@ row_name(const struct table *table, const struct values *values, char *buf,
 {
 	struct sbuf b = sbuf_over(buf, size);
 
-	sbuf_addf(&b, "%s", table->name);
+	sbuf_add(&b, str_of(table->name));
 	for (size_t c = 0; c < table->keys; c++)
 		if (values->of[c] != NULL)
 			sbuf_addf(&b, "%s%s", c == 1 ? " to " : " ",
@@ -238,86 +258,74 @@ change(struct ctl *ctl, const struct table *table, const struct values *values,
 /* ---- the commands ---- */
 
 enum ctl_status
-rows_add(struct ctl *ctl, const struct table *table, char **argv, size_t argc)
+rows_add(struct ctl *ctl, const struct table *table,
+    const struct values *values)
 {
-	struct values values;
 	struct statement s;
 
-	if (!args_parse(table, ARGS_ROW, argv, argc, &values))
-		return CTL_USAGE;
 	begin(&s, "INSERT INTO", table);
 	for (size_t c = 0; table->columns[c].name != NULL; c++) {
 		/* Empty: leave it to the default, so that the next can be set. */
-		if (values.of[c] == NULL ||
-		    (values.of[c][0] == '\0' && c >= table->required))
+		if (values->of[c] == NULL ||
+		    (values->of[c][0] == '\0' && c >= table->required))
 			continue;
 		sbuf_addf(&s.sql, "%s%s", s.n == 0 ? " (" : ", ",
 		    table->columns[c].name);
-		s.params[s.n++] = values.of[c];
+		s.params[s.n++] = values->of[c];
 	}
-	sbuf_addf(&s.sql, ") VALUES (");
+	sbuf_add(&s.sql, STR(") VALUES ("));
 	for (size_t i = 1; i <= s.n; i++)
 		sbuf_addf(&s.sql, "%s$%zu", i > 1 ? ", " : "", i);
 	sbuf_addc(&s.sql, ')');
-	return change(ctl, table, &values, &s, "added");
+	return change(ctl, table, values, &s, "added");
 }
 
 enum ctl_status
-rows_remove(struct ctl *ctl, const struct table *table, char **argv,
-    size_t argc)
+rows_remove(struct ctl *ctl, const struct table *table,
+    const struct values *values)
 {
-	struct values values;
 	struct statement s;
 
-	if (!args_parse(table, ARGS_KEY, argv, argc, &values))
-		return CTL_USAGE;
 	begin(&s, "DELETE FROM", table);
-	add_where(&s, table, &values);
-	return change(ctl, table, &values, &s, "removed");
+	add_where(&s, table, values);
+	return change(ctl, table, values, &s, "removed");
 }
 
-static enum ctl_status
-enable(struct ctl *ctl, const struct table *table, char **argv, size_t argc,
-    bool to)
+enum ctl_status
+rows_enable(struct ctl *ctl, const struct table *table,
+    const struct values *values)
 {
-	struct values values;
 	struct statement s;
 
-	if (!args_parse(table, ARGS_SOME, argv, argc, &values))
-		return CTL_USAGE;
 	begin(&s, "UPDATE", table);
-	sbuf_addf(&s.sql, " SET enabled = %s", to ? "true" : "false");
-	add_where(&s, table, &values);
-	return change(ctl, table, &values, &s, to ? "enabled" : "disabled");
+	sbuf_add(&s.sql, STR(" SET enabled = true"));
+	add_where(&s, table, values);
+	return change(ctl, table, values, &s, "enabled");
 }
 
 enum ctl_status
-rows_enable(struct ctl *ctl, const struct table *table, char **argv,
-    size_t argc)
+rows_disable(struct ctl *ctl, const struct table *table,
+    const struct values *values)
 {
-	return enable(ctl, table, argv, argc, true);
+	struct statement s;
+
+	begin(&s, "UPDATE", table);
+	sbuf_add(&s.sql, STR(" SET enabled = false"));
+	add_where(&s, table, values);
+	return change(ctl, table, values, &s, "disabled");
 }
 
 enum ctl_status
-rows_disable(struct ctl *ctl, const struct table *table, char **argv,
-    size_t argc)
+rows_list(struct ctl *ctl, const struct table *table,
+    const struct values *values)
 {
-	return enable(ctl, table, argv, argc, false);
-}
-
-enum ctl_status
-rows_list(struct ctl *ctl, const struct table *table, char **argv, size_t argc)
-{
-	struct values values;
 	struct statement s;
 	PGresult *result;
 
-	if (!args_parse(table, ARGS_FILTER, argv, argc, &values))
-		return CTL_USAGE;
 	begin(&s, ctl->json ? "SELECT row_to_json(t) FROM" : "SELECT * FROM",
 	    table);
-	sbuf_addf(&s.sql, " AS t");
-	add_where(&s, table, &values);
+	sbuf_add(&s.sql, STR(" AS t"));
+	add_where(&s, table, values);
 	for (size_t c = 0; c < table->keys; c++)
 		sbuf_addf(&s.sql, "%slower(%s)", c == 0 ? " ORDER BY " : ", ",
 		    table->columns[c].name);

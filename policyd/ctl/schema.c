@@ -79,7 +79,10 @@ take_step(struct ctl *ctl, const struct step *step)
 static void
 print_version(struct ctl *ctl, int version)
 {
-	if (ctl->json)
+	if (ctl->json && version == NOT_INSTALLED)
+		printf("{\"installed\": null, \"wanted\": %d}\n",
+		    wanted_version());
+	else if (ctl->json)
 		printf("{\"installed\": %d, \"wanted\": %d}\n", version,
 		    wanted_version());
 	else
@@ -116,12 +119,12 @@ lock_and_look(struct ctl *ctl)
 }
 
 enum ctl_status
-schema_install(struct ctl *ctl, const struct table *table, char **argv,
-    size_t argc)
+schema_install(struct ctl *ctl, const struct table *table,
+    const struct values *values)
 {
 	int version = lock_and_look(ctl);
 
-	(void)table, (void)argv, (void)argc;
+	(void)table, (void)values;
 	if (version == UNKNOWN)
 		return CTL_NO;
 	if (version == NOT_INSTALLED)
@@ -144,12 +147,12 @@ schema_install(struct ctl *ctl, const struct table *table, char **argv,
 }
 
 enum ctl_status
-schema_upgrade(struct ctl *ctl, const struct table *table, char **argv,
-    size_t argc)
+schema_upgrade(struct ctl *ctl, const struct table *table,
+    const struct values *values)
 {
 	int version = lock_and_look(ctl);
 
-	(void)table, (void)argv, (void)argc;
+	(void)table, (void)values;
 	if (version == UNKNOWN)
 		return CTL_NO;
 	if (version == NOT_INSTALLED) {
@@ -163,12 +166,12 @@ schema_upgrade(struct ctl *ctl, const struct table *table, char **argv,
 }
 
 enum ctl_status
-schema_status(struct ctl *ctl, const struct table *table, char **argv,
-    size_t argc)
+schema_status(struct ctl *ctl, const struct table *table,
+    const struct values *values)
 {
 	int version = installed_version(ctl);
 
-	(void)table, (void)argv, (void)argc;
+	(void)table, (void)values;
 	if (version == UNKNOWN)
 		return CTL_NO;
 	if (ctl->json)

@@ -13,24 +13,23 @@ enum kind {
 static const struct {
 	struct str name;
 	enum kind kind;
-	bool accepts;
-	bool refuses;
+	bool refuses; /* or defers */
 } actions[] = {
-    {STR_INIT("DUNNO"), TEXT, true, false},
-    {STR_INIT("OK"), TEXT, true, false},
-    {STR_INIT("RELAY"), TEXT, true, false},
-    {STR_INIT("REJECT"), DSN_TEXT, false, true},
-    {STR_INIT("DEFER"), DSN_TEXT, false, true},
-    {STR_INIT("DEFER_IF_PERMIT"), DSN_TEXT, false, true},
-    {STR_INIT("DEFER_IF_REJECT"), DSN_TEXT, true, false},
-    {STR_INIT("HOLD"), TEXT, true, false},
-    {STR_INIT("DISCARD"), TEXT, true, false},
-    {STR_INIT("INFO"), TEXT, true, false},
-    {STR_INIT("WARN"), TEXT, true, false},
-    {STR_INIT("FILTER"), TRANSPORT, true, false},
-    {STR_INIT("REDIRECT"), ADDRESS, true, false},
-    {STR_INIT("BCC"), ADDRESS, true, false},
-    {STR_INIT("PREPEND"), HEADER, true, false},
+    {STR_INIT("DUNNO"), TEXT, false},
+    {STR_INIT("OK"), TEXT, false},
+    {STR_INIT("RELAY"), TEXT, false},
+    {STR_INIT("REJECT"), DSN_TEXT, true},
+    {STR_INIT("DEFER"), DSN_TEXT, true},
+    {STR_INIT("DEFER_IF_PERMIT"), DSN_TEXT, true},
+    {STR_INIT("DEFER_IF_REJECT"), DSN_TEXT, false},
+    {STR_INIT("HOLD"), TEXT, false},
+    {STR_INIT("DISCARD"), TEXT, false},
+    {STR_INIT("INFO"), TEXT, false},
+    {STR_INIT("WARN"), TEXT, false},
+    {STR_INIT("FILTER"), TRANSPORT, false},
+    {STR_INIT("REDIRECT"), ADDRESS, false},
+    {STR_INIT("BCC"), ADDRESS, false},
+    {STR_INIT("PREPEND"), HEADER, false},
 };
 enum { ACTIONS = sizeof(actions) / sizeof(actions[0]) };
 
@@ -114,6 +113,17 @@ safe_len(const char *p, size_t n)
 	    (unsigned char)p[1] < 0xa0)
 		return 0;
 	return len;
+}
+
+/* Bytes at the head of s that need no second look: printable ASCII. */
+static size_t
+plain_len(struct str s)
+{
+	size_t n = 0;
+
+	while (n < s.n && s.p[n] >= ' ' && s.p[n] < 0x7f)
+		n++;
+	return n;
 }
 
 /* `D.D.D`, the whole of it: an enhanced status code (RFC 3463). */
@@ -256,7 +266,7 @@ bytes_error(struct str text, struct str *part)
 		return "blanks before or after the action";
 	if (text.n > ACTION_MAX_BYTES)
 		return "longer than 400 bytes";
-	for (size_t i = 0, len; i < text.n; i += len) {
+	for (size_t i = plain_len(text), len; i < text.n; i += len) {
 		len = safe_len(text.p + i, text.n - i);
 		if (len == 0) {
 			*part = str_from(text, i);
@@ -267,20 +277,22 @@ bytes_error(struct str text, struct str *part)
 	return NULL;
 }
 
-static int
-action_named(struct str word)
-{
-	for (int i = 0; i < ACTIONS; i++)
-		if (str_ieq(actions[i].name, word))
-			return i;
-	return -1;
-}
-
 static bool
 is_code(struct str word)
 {
 	return word.n == 3 && digits(word) == 3 &&
 	    (word.p[0] == '4' || word.p[0] == '5');
+}
+
+static int
+action_named(struct str word)
+{
+	if (is_code(word))
+		return -1;
+	for (int i = 0; i < ACTIONS; i++)
+		if (str_ieq(actions[i].name, word))
+			return i;
+	return -1;
 }
 
 const char *
@@ -325,21 +337,20 @@ action_refuses(struct str text)
 
 	if (i != -1)
 		return actions[i].refuses;
+	if (is_code(word))
+		return true;
 	i = restriction_named(word);
-	return is_code(word) || (i != -1 && restrictions[i].refuses);
-}
-
-bool
-action_accepts(struct str text)
-{
-	return !action_refuses(text);
+	return i != -1 && restrictions[i].refuses;
 }
 
 /* Copy s into b, with a blank or '?' for what must not go out. */
 static void
 add_safe(struct sbuf *b, struct str s)
 {
-	for (size_t i = 0, len; i < s.n; i += len) {
+	size_t plain = plain_len(s);
+
+	sbuf_add(b, (struct str){s.p, plain});
+	for (size_t i = plain, len; i < s.n; i += len) {
 		len = safe_len(s.p + i, s.n - i);
 		if (len == 0) {
 			len = 1;
@@ -455,6 +466,10 @@ action_format(struct sbuf *out, struct str text,
 	size_t head;
 	bool good = true;
 
+	if (str_eq(text, STR("DUNNO"))) {
+		sbuf_add(out, STR("action=DUNNO\n\n"));
+		return true;
+	}
 	fill_in(&b, text, with, count);
 	s = str_trim(sbuf_str(&b));
 	head = head_len(s);

@@ -27,9 +27,6 @@ enum {
  */
 const char *action_error(struct str text, struct str *part);
 
-/* Does the action let the recipient through, as far as policyd can know? */
-bool action_accepts(struct str text);
-
 /* Is it a refusal, for now or for good: 4NN, 5NN, REJECT, DEFER and theirs? */
 bool action_refuses(struct str text);
 

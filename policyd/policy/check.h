@@ -25,9 +25,11 @@ struct check {
 	/* Found on the way, by the stage that says so. */
 	struct session *session; /* session: NULL in states without one */
 	uint64_t message;        /* session: 0 without an instance */
-	uint64_t recipient_key;  /* session: of the recipient as written */
-	struct str local;        /* recipient: its two halves */
+	uint64_t recipient_key;  /* address: equal for equal recipients */
+	bool is_address;         /* address: the recipient is usable */
+	struct str local;        /* address: its two halves, as they came */
 	struct str domain_name;
+	struct str folded;       /* address: the domain as tables have it */
 	bool is_local;           /* recipient */
 	struct domain domain;    /* recipient: where it is local */
 	uint32_t limit;          /* message: recipients a message may have */
@@ -38,6 +40,12 @@ struct check {
 	bool is_own;         /* one of [reply]: placeholders, may be `close` */
 	bool positive;       /* 250 for EXPN, with the text in `text` */
 	double hold_s;       /* to be held back for so long */
+
+	/* Room for what the above borrows; never cleared. */
+	struct check_room *room;
+};
+
+struct check_room {
 	char folded[DOMAIN_MAX_BYTES + 1];
 	char text[512];
 };
@@ -76,7 +84,8 @@ check_action(struct check *c, struct str action, const char *reason)
 
 /* ---- the stages ---- */
 
-stage_fn stage_session;         /* session.c's: finds it */
+stage_fn stage_address;         /* recipient.c: take it apart */
+stage_fn stage_session;         /* message.c: find it */
 stage_fn stage_errors;          /* has it had too many refusals? */
 stage_fn stage_recipient;       /* recipient.c: is it somebody here? */
 stage_fn stage_recipient_count; /* too many for this message? */

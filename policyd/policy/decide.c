@@ -10,6 +10,7 @@ struct policy {
 	const struct config *config;
 	const struct directory *directory;
 	struct sessions *sessions;
+	struct check_room room;
 	struct log_limit odd_limit;
 	struct log_limit unsafe_limit;
 };
@@ -27,15 +28,16 @@ static const struct state {
 	stage_fn *stages[8];
 } states[] = {
     {STR_INIT("RCPT"), NEEDS(client_address) | NEEDS(sender) | NEEDS(recipient),
-	{stage_session, stage_errors, stage_recipient, stage_recipient_count,
-	    stage_accept}},
+	{stage_address, stage_session, stage_errors, stage_recipient,
+	    stage_recipient_count, stage_accept}},
     {STR_INIT("DATA"), NEEDS(recipient_count), {stage_data, stage_pass}},
     {STR_INIT("END-OF-MESSAGE"), NEEDS(recipient_count),
 	{stage_data, stage_pass}},
     {STR_INIT("VRFY"), NEEDS(recipient),
-	{stage_vrfy, stage_recipient, stage_pass}},
+	{stage_vrfy, stage_address, stage_recipient, stage_pass}},
     {STR_INIT("EXPN"), NEEDS(recipient),
-	{stage_expn, stage_recipient, stage_expand, stage_pass}},
+	{stage_expn, stage_address, stage_recipient, stage_expand,
+	    stage_pass}},
     {STR_INIT(""), 0, {stage_pass}},
 };
 enum { STATES = sizeof(states) / sizeof(states[0]) };
@@ -224,6 +226,7 @@ decide(struct policy *p, const struct request *request, double now,
 	    .sessions = p->sessions,
 	    .request = request,
 	    .now = now,
+	    .room = &p->room,
 	    .authenticated = request->value[ATTR_sasl_username].n > 0,
 	};
 

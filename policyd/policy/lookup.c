@@ -21,7 +21,7 @@ stage_expn(struct check *c)
 enum step
 stage_expand(struct check *c)
 {
-	struct sbuf b = sbuf_over(c->text, sizeof(c->text));
+	struct sbuf b = sbuf_over(c->room->text, sizeof(c->room->text));
 
 	if (!c->is_local)
 		return STEP_NEXT;

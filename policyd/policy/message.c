@@ -37,27 +37,10 @@ message_key(const struct check *c)
 	return instance.n > 0 ? hash_str(instance) : 0;
 }
 
-/* Equal recipients are equal however they are written: fold as tables do. */
-static uint64_t
-recipient_key(struct check *c)
-{
-	struct str s = check_value(c, ATTR_recipient), local, domain;
-	char local_buf[LOCAL_MAX_BYTES + 1], domain_buf[DOMAIN_MAX_BYTES + 1];
-
-	if (!address_split(s, &local, &domain) ||
-	    !domain_fold(domain, domain_buf, &domain) ||
-	    !local_fold(local, c->config->rcpt.fold_local_part, local_buf,
-		&local))
-		return hash_mix(c->message, hash_str(s));
-	return hash_mix(hash_mix(c->message, hash_str(local)),
-	    hash_str(domain));
-}
-
 enum step
 stage_session(struct check *c)
 {
 	c->message = message_key(c);
-	c->recipient_key = recipient_key(c);
 	c->session = sessions_get(c->sessions, session_key(c), c->now);
 	session_message(c->session, c->message);
 	return STEP_NEXT;
@@ -68,7 +51,8 @@ stage_errors(struct check *c)
 {
 	int64_t total = c->config->rcpt.errors_total;
 
-	if (total > 0 && session_errors(c->session, c->recipient_key) >= total)
+	if (total > 0 && session_errors(c->session,
+		hash_mix(c->message, c->recipient_key)) >= total)
 		return check_reply(c, REPLY_too_many_errors);
 	return STEP_NEXT;
 }

@@ -1,5 +1,7 @@
 #include "policy/check.h"
 
+#include "base/hash.h"
+
 /*
  * Step 3: the recipient.  Nothing here allocates or waits: the directory is in
  * memory.
@@ -10,7 +12,8 @@ static enum step
 refuse(struct check *c, enum reply_name name)
 {
 	if (c->session != NULL) {
-		session_refuse(c->session, c->recipient_key);
+		session_refuse(c->session,
+		    hash_mix(c->message, c->recipient_key));
 		c->hold_s = c->config->rcpt.errors_wait_s;
 	}
 	return check_reply(c, name);
@@ -30,19 +33,42 @@ judge_address(struct check *c, enum address_state state,
 	return STEP_NEXT;
 }
 
+static uint64_t
+hash_str(struct str s)
+{
+	return hash(s.p, s.n);
+}
+
+/* Never answers: what cannot be taken apart is refused in its turn. */
+enum step
+stage_address(struct check *c)
+{
+	struct str recipient = check_value(c, ATTR_recipient), local;
+	char buf[LOCAL_MAX_BYTES + 1];
+
+	c->is_address = address_split(recipient, &c->local, &c->domain_name);
+	c->recipient_key = hash_str(recipient);
+	/* Equal recipients are equal however they are written. */
+	if (c->is_address && domain_fold(c->domain_name, c->room->folded,
+				 &c->folded) &&
+	    local_fold(c->local, c->config->rcpt.fold_local_part, buf, &local))
+		c->recipient_key =
+		    hash_mix(hash_str(local), hash_str(c->folded));
+	return STEP_NEXT;
+}
+
 enum step
 stage_recipient(struct check *c)
 {
-	struct str recipient = check_value(c, ATTR_recipient), name;
 	struct address a;
 	enum address_state state;
 
-	if (!address_split(recipient, &c->local, &c->domain_name))
+	if (!c->is_address)
 		return refuse(c, REPLY_bad_address);
 	if (!directory_ready(c->directory))
 		return check_reply(c, REPLY_unavailable);
-	c->is_local = domain_fold(c->domain_name, c->folded, &name) &&
-	    directory_domain(c->directory, name, &c->domain);
+	c->is_local = c->folded.n > 0 &&
+	    directory_domain(c->directory, c->folded, &c->domain);
 	if (!c->is_local) {
 		if (relay_allows(c->config->rcpt.relay, c->authenticated))
 			return STEP_NEXT;

@@ -244,10 +244,14 @@ shard_grow(struct strtab *t, struct shard *s)
 bool
 strtab_get(const struct strtab *t, struct str key, struct str *value)
 {
-	uint64_t h = hash(key.p, key.n);
-	const struct shard *s = shard_of(t, h);
+	const struct shard *s;
 	struct record r;
+	uint64_t h;
 
+	if (t->count == 0)
+		return false;
+	h = hash(key.p, key.n);
+	s = shard_of(t, h);
 	if (s->count == 0 || s->tag[probe(t, s, h, key, &r)] == 0)
 		return false;
 	*value = r.value;

@@ -180,6 +180,8 @@ sub new {
 	my ($class, %opt) = @_;
 	my $self = bless {%opt}, $class;
 
+	$self->{binary} ||= policyd_path();
+	-x $self->{binary} or croak "$self->{binary} is not built: run make";
 	$self->{dir} ||= tempdir('policyd-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 	$self->{socket} ||= "$self->{dir}/policyd.sock";
 	$self->{port} = free_port() if $self->{inet} && !$self->{port};
@@ -246,7 +248,7 @@ sub write_ini {
 # Start the process only.  More arguments of policyd may be given.
 sub spawn {
 	my ($self, @args) = @_;
-	my $binary = $self->{binary} || policyd_path();
+	my $binary = $self->{binary};
 	my $pid    = fork;
 
 	croak "fork: $!" if !defined $pid;
@@ -369,7 +371,7 @@ sub ask {
 # Run policyd with arguments to its end: (exit status, output).
 sub run {
 	my ($self, @args) = @_;
-	my $binary = $self->{binary} || policyd_path();
+	my $binary = $self->{binary};
 	my $pid    = open my $out, '-|';
 
 	croak "fork: $!" if !defined $pid;
