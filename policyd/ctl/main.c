@@ -217,11 +217,11 @@ main(int argc, char **argv)
 			puts("policyctl " POLICYD_VERSION);
 			return CTL_YES;
 		default:
-			return usage();
+			return (int)usage();
 		}
 	}
 	if (optind == argc)
-		return usage();
-	return run(&ctl, file, conninfo, argv + optind,
+		return (int)usage();
+	return (int)run(&ctl, file, conninfo, argv + optind,
 	    (size_t)(argc - optind));
 }

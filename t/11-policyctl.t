@@ -1,0 +1,291 @@
+#!/usr/bin/perl
+
+# SPDX-License-Identifier: MIT
+#
+# policyctl: building the schema, and the rows of the policy tables.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use File::Temp;
+use JSON::PP;
+use PgCluster;
+use Test::More;
+
+my $top = "$FindBin::Bin/..";
+my $policyctl = $ENV{POLICYCTL} || "$top/build/policyctl";
+plan skip_all => "no $policyctl: make" unless -x $policyctl;
+
+my $pg = PgCluster->new;
+my $dir = File::Temp->newdir;
+my ($wanted) = (sort glob "$top/sql/[0-9]*.sql")[-1] =~ m{/0*(\d+)};
+
+sub spew {
+	my ($name, $text) = @_;
+	open my $out, '>', "$dir/$name" or die $!;
+	print $out $text;
+	close $out;
+	return "$dir/$name";
+}
+
+my $ini = spew('policyd.ini',
+    sprintf "[database]\nconninfo = \"%s\"\n", $pg->conninfo);
+
+# Exit status, standard output and standard error of a command.
+sub policyctl {
+	my (@args) = @_;
+	my $pid = fork // die $!;
+	if ($pid == 0) {
+		open STDOUT, '>', "$dir/out";
+		open STDERR, '>', "$dir/err";
+		exec $policyctl, @args;
+	}
+	waitpid $pid, 0;
+	my ($status, @text) = $? & 127 ? "signal $?" : $? >> 8;
+	for my $name (qw(out err)) {
+		open my $in, '<', "$dir/$name" or die $!;
+		push @text, do { local $/; <$in> } // '';
+	}
+	return ($status, @text);
+}
+
+# A command on the schema of the test must give exactly this.
+sub gives {
+	my ($command, $status, $out, $err) = @_;
+	my @got = policyctl('-c', $ini, ref $command ? @$command :
+	    split ' ', $command);
+	my $name = ref $command ? join ' ', map { "'$_'" } @$command : $command;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is($got[0], $status, "$name: exit status");
+	ref $out ? like($got[1], $out, '... output') :
+	    is($got[1], $out, '... output');
+	ref $err ? like($got[2], $err, '... complaint') :
+	    is($got[2], $err, '... complaint');
+	return;
+}
+
+# ---- usage ----
+
+gives('--help', 0, qr/^usage: policyctl .*alias add ADDRESS DESTINATION \[/s,
+    '');
+gives('-V', 0, qr/^policyctl \d+\.\d+/, '');
+gives('', 2, '', qr/^usage: policyctl/);
+gives('--bogus', 2, '', qr/bogus.*usage/s);
+gives('bogus add', 2, '', qr/^policyctl: "bogus" is no command\nusage/);
+gives('domain', 2, '', qr/^policyctl: say domain add, domain remove/);
+gives('domain bogus', 2, '', qr/^policyctl: say domain add/);
+gives('domain_alias enable x', 2, '', qr/say domain_alias add, .* list$/);
+gives('domain add', 2, '',
+    qr/^policyctl: name is missing\nusage: policyctl domain add NAME \[REC/);
+gives('alias remove a@x', 2, '', qr/^policyctl: destination is missing/);
+gives('domain_alias add x y z', 2, '', qr/"z" is one argument too many/);
+gives('schema install now', 2, '', qr/"now" is one argument too many/);
+gives('domain add x name=y', 2, '', qr/name is given twice/);
+
+# ---- where the database is ----
+
+{
+	my ($status, $out, $err) = policyctl('-c', "$dir/none", 'schema',
+	    'status');
+	is("$status $out", '1 ', 'no configuration');
+	like($err, qr{^policyctl: \Q$dir\E/none: No such file}, '... says so');
+
+	my $bad = spew('bad.ini', "[database]\nconinfo = x\n");
+	($status, $out, $err) = policyctl('-c', $bad, 'schema', 'status');
+	is("$status $out", '1 ', 'a wrong configuration');
+	like($err, qr/^policyctl: .*bad\.ini.*coninfo/, '... says what');
+
+	($status, $out, $err) = policyctl('-d', "host=$dir", 'schema', 'status');
+	is("$status $out", '1 ', 'no server');
+	like($err, qr/^policyctl: connection to .* failed.*\nhint: /s,
+	    '... says so');
+	($status, $out, $err) = policyctl(qw(-c /nonexistent -d), $pg->conninfo,
+	    qw(schema status));
+	is($err, '', '-d needs no configuration');
+}
+
+# ---- the schema ----
+
+gives('domain list', 1, '',
+    qr/^policyctl: relation .*\nhint: policyctl schema install builds/);
+gives('schema status', 1,
+    "installed: none\nwanted: $wanted\npolicyctl schema install\n", '');
+gives('--json schema status', 1,
+    "{\"installed\": null, \"wanted\": $wanted}\n", '');
+gives('schema upgrade', 1, '',
+    "policyctl: there is no schema policyd in this database\n"
+    . "hint: policyctl schema install\n");
+gives('schema install', 0,
+    qr/\Astep 001-\S+\n(?:step \S+\n)*schema policyd: version $wanted\n\z/, '');
+gives('schema install', 0,
+    "schema policyd: version $wanted is installed already\n", '');
+gives('schema upgrade', 0, "schema policyd: version $wanted\n", '');
+gives('schema status', 0, "installed: $wanted\nwanted: $wanted\n", '');
+gives('schema status --json', 0,
+    "{\"installed\": $wanted, \"wanted\": $wanted}\n", '');
+gives('schema install --json', 0,
+    "{\"installed\": $wanted, \"wanted\": $wanted}\n", '');
+is($pg->psql('SELECT count(*) FROM policyd.schema_version'),
+    scalar(my @steps = glob "$top/sql/[0-9]*.sql"), 'each step is recorded');
+
+$pg->psql('INSERT INTO policyd.schema_version VALUES (1000)');
+for (qw(install upgrade)) {
+	gives("schema $_", 1, '', "policyctl: the schema has version 1000, this "
+	    . "policyctl knows $wanted\nhint: Install the policyd that brought "
+	    . "it.\n");
+}
+gives('schema status', 1, "installed: 1000\nwanted: $wanted\n", '');
+$pg->psql('DELETE FROM policyd.schema_version WHERE version = 1000');
+
+{
+	# As if the last step were yet to come.
+	$pg->psql("DELETE FROM policyd.schema_version WHERE version = $wanted");
+	gives('schema status', 1, qr/\npolicyctl schema upgrade\n\z/, '');
+	gives('schema install', 1, '',
+	    qr/already, .* $wanted\nhint: policyctl schema upgrade\n\z/);
+	gives('schema upgrade', 1, '',
+	    qr/exists\npolicyctl: step \S+ failed and is undone\n\z/);
+	$pg->psql("INSERT INTO policyd.schema_version VALUES ($wanted)");
+}
+{
+	# An upgrade takes the steps that are missing, and those alone.
+	$pg->psql('CREATE DATABASE old', dbname => 'postgres');
+	my @files = sort glob "$top/sql/[0-9]*.sql";
+	$pg->load_into('old', $files[0]);
+	my ($status, $out, $err) = policyctl('-d',
+	    $pg->conninfo(dbname => 'old'), 'schema', 'upgrade');
+	is("$status$err", 0, 'an upgrade from version 1');
+	unlike($out, qr/001-/, '... leaves the first step alone');
+	like($out, qr/step 002-.*version $wanted\n\z/s, '... takes the others');
+
+	$pg->psql('CREATE DATABASE twice', dbname => 'postgres');
+	my @pids = map {
+		my $pid = fork // die $!;
+		if ($pid == 0) {
+			open STDOUT, '>', "$dir/twice.$_";
+			open STDERR, '>&', \*STDOUT;
+			exec $policyctl, '-d', $pg->conninfo(dbname => 'twice'),
+			    'schema', 'install';
+		}
+		$pid;
+	} 1 .. 4;
+	is(join(' ', map { waitpid $_, 0; $? } @pids), '0 0 0 0',
+	    'four that install at once');
+}
+gives([qw(-d), $pg->conninfo(user => 'policyd', dbname => 'postgres'),
+    qw(schema install)], 1, '',
+    qr/^policyctl: permission denied .*\nhint: .*superuser.*failed and is undone/s);
+
+# ---- rows ----
+
+gives('domain list', 0,
+    "name  recipients  greylist  max_recipients  subdomains  enabled\n", '');
+gives('domain add Example.com', 0, "domain Example.com added\n", '');
+gives('domain add example.COM', 1, '',
+    "policyctl: domain example.COM is there already\n");
+gives(['domain', 'add', 'müller.de', 'verify', 'no', '50', 'yes', 'no'], 0,
+    "domain müller.de added\n", '');
+gives(['domain', 'add', 'c.example', '', '', '7', 'enabled=no'], 0,
+    "domain c.example added\n", '');
+gives('domain list', 0, <<'END', '');
+name         recipients  greylist  max_recipients  subdomains  enabled
+c.example    listed      -         7               no          no
+Example.com  listed      -         -               no          yes
+müller.de    verify      no        50              yes         no
+END
+gives('domain list EXAMPLE.com', 0, qr/\A.*\nExample.com .*\n\z/, '');
+gives('domain list enabled=no greylist=', 0, qr/\A.*\nc\.example .*\n\z/, '');
+gives('domain add -- -x', 1, '', "policyctl: \"-x\" is no domain name: the label "
+    . "\"-x\" begins with a hyphen\nhint: Write a name such as example.com, or "
+    . "an address such as [192.0.2.1].\n");
+gives(['domain', 'add', ''], 1, '', qr/it is empty\nhint: /);
+gives('domain add x any maybe', 1, '',
+    qr/^policyctl: invalid input syntax for type boolean: "maybe"\nhint: /);
+gives('domain add x max_recipients=0', 1, '', qr/"0" is no limit.*\nhint: /);
+gives('domain disable EXAMPLE.COM', 0, "domain EXAMPLE.COM disabled\n", '');
+is($pg->psql("SELECT enabled FROM policyd.domain WHERE name = 'Example.com'"),
+    'f', 'it is disabled');
+gives('domain enable example.com', 0, "domain example.com enabled\n", '');
+gives('domain enable nowhere.example', 1, '',
+    "policyctl: there is no domain nowhere.example\n");
+gives('domain remove EXAMPLE.com', 0, "domain EXAMPLE.com removed\n", '');
+gives('domain remove EXAMPLE.com', 1, '',
+    "policyctl: there is no domain EXAMPLE.com\n");
+
+gives(['address', 'add', 'a=b@example.com', '', '550 5.7.1 Not = here',
+    '2038-01-01 12:00+00'], 0, "address a=b\@example.com added\n", '');
+gives(['address', 'add', 'bob@example.com', 'reply=550'], 1, '',
+    qr/^policyctl: "550" is no action: .*\nhint: /);
+gives('address add bob@@', 1, '',
+    "policyctl: \"bob\@\@\" is no address: nothing stands after the \"\@\"\n"
+    . "hint: Write user\@example.com, or \@example.com for every other address "
+    . "of the domain.\n");
+gives('address add x@example.com expires_at=soon', 1, '', qr/"soon"\nhint: /);
+gives(['address', 'add', "x' OR true --\@example.com"], 0,
+    "address x' OR true --\@example.com added\n", '');
+gives(['address', 'remove', "y' OR true --\@example.com"], 1, '', qr/there is no/);
+gives(['address', 'remove', "x' or true --\@example.com"], 0, qr/removed/, '');
+{
+	my ($status, $out) = policyctl('-c', $ini, qw(--json address list));
+	is_deeply(decode_json($out), [{ address => 'a=b@example.com',
+	    greylist => undef, reply => '550 5.7.1 Not = here',
+	    expires_at => '2038-01-01T12:00:00+00:00',
+	    enabled => JSON::PP::true }], 'rows as JSON') or diag $out;
+	($status, $out) = policyctl('-c', $ini, qw(--json domain list));
+	is(scalar @{ decode_json($out) }, 2, 'several rows as JSON');
+	($status, $out) = policyctl('-c', $ini, qw(--json alias list));
+	is_deeply(decode_json($out), [], 'no rows as JSON');
+	($status, $out) = policyctl('-c', $ini, qw(--json alias add l@x c@x));
+	is_deeply(decode_json($out), { added => 1 }, 'a change as JSON');
+}
+
+gives('alias add l@x a@x', 0, "alias l\@x to a\@x added\n", '');
+gives('alias add L@x A@x', 1, '',
+    "policyctl: alias L\@x to A\@x is there already\n");
+gives('alias add l@x root', 0, "alias l\@x to root added\n", '');
+gives('alias add l@x a@x,b@x', 1, '', qr/row of its own\nhint: /);
+gives('alias disable l@x ROOT', 0, "alias l\@x to ROOT disabled\n", '');
+gives('alias list l@X', 0, <<'END', '');
+address  destination  expires_at  enabled
+l@x      a@x          -           yes
+l@x      c@x          -           yes
+l@x      root         -           no
+END
+gives('--json alias disable l@x', 0, "{\"disabled\": 3}\n", '');
+gives('alias remove l@x A@X', 0, "alias l\@x to A\@X removed\n", '');
+
+gives('domain_alias add n example.com', 0, "domain_alias n added\n", '');
+gives('domain_alias add m n', 1, '',
+    "policyctl: \"m\" cannot be an alias of \"n\", which is itself an alias of "
+    . "\"example.com\"\nhint: Write example.com as the target of m.\n");
+gives('domain_alias list', 0, "name  target\nn     example.com\n", '');
+gives('domain_alias remove N', 0, "domain_alias N removed\n", '');
+
+{
+	my $as_daemon = spew('daemon.ini', sprintf
+	    "[database]\nconninfo = \"%s\"\n", $pg->conninfo(user => 'policyd'));
+	my ($status, $out, $err) = policyctl('-c', $as_daemon, qw(domain add x));
+	is("$status $out", '1 ', 'the daemon\'s role may not write');
+	like($err, qr/^policyctl: permission denied.*\nhint: .*policyd_admin/,
+	    '... and the hint names the one that may');
+	($status, $out, $err) = policyctl('-d', $pg->conninfo(user =>
+	    'policyd_admin'), qw(domain add x));
+	is("$status$err", '0', 'which does');
+	($status, $out, $err) = policyctl('-c', $as_daemon, qw(domain list x));
+	like($out, qr/^x /m, 'and the daemon\'s role reads it');
+}
+if (open my $full, '>', '/dev/full') {
+	my $pid = fork // die $!;
+	if ($pid == 0) {
+		open STDOUT, '>&', $full;
+		open STDERR, '>', "$dir/err";
+		exec $policyctl, '-c', $ini, qw(domain list);
+	}
+	waitpid $pid, 0;
+	is($? >> 8, 1, 'output that cannot be written is an error');
+}
+
+done_testing();
