@@ -175,7 +175,8 @@ sub spew {
 }
 
 # Options: conninfo, ini => { section => { key => value } } (a value of undef
-# leaves the key out), inet => 1 for a TCP door as well, dir, binary.
+# leaves the key out), inet => 1 for a TCP door as well, dir, binary, prefix =>
+# [command that runs it].
 sub new {
 	my ($class, %opt) = @_;
 	my $self = bless {%opt}, $class;
@@ -257,7 +258,9 @@ sub spawn {
 		open STDOUT, '>>', $self->{logfile};
 		open STDERR, '>&', \*STDOUT;
 		delete @ENV{qw(NOTIFY_SOCKET LISTEN_FDS LISTEN_PID WATCHDOG_USEC)};
-		{ exec { $binary } $binary, '-c', $self->{inifile}, @args }
+		my @command =
+			(@{ $self->{prefix} || [] }, $binary, '-c', $self->{inifile}, @args);
+		{ exec { $command[0] } @command }
 		print STDERR "$binary: $!\n";
 		POSIX::_exit(127);
 	}
