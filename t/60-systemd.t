@@ -186,7 +186,6 @@ is 'a known recipient' "$(ask alice@example.org)" action=DUNNO
 is 'an unknown one' "$(ask nobody@example.org)" "$unknown"
 is 'who is not Postfix may not ask' "$(ask alice@example.org nobody)" \
 	'connect: Permission denied'
-check 'policyctl status' policyctl status
 
 # ---- a real Postfix
 
