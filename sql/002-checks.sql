@@ -390,7 +390,10 @@ BEGIN
 	IF cardinality(keys) > at_most THEN
 		PERFORM pg_notify('policyd', tg_argv[0]);
 	ELSE
-		PERFORM pg_notify('policyd', tg_argv[0] || ':' || key)
+		-- No row of ours has such a key, but a site's own tables may.
+		PERFORM pg_notify('policyd', CASE
+		    WHEN octet_length(key) <= 1000
+		    THEN tg_argv[0] || ':' || key ELSE tg_argv[0] END)
 		FROM (SELECT DISTINCT unnest(keys)) AS t (key);
 	END IF;
 	RETURN NULL;

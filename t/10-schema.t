@@ -421,6 +421,23 @@ is(announced("INSERT INTO policyd.domain_alias VALUES ('n', 't')"),
 is(announced('TRUNCATE policyd.domain, policyd.alias, policyd.domain_alias'),
     'alias domain domain_alias', 'three tables at once');
 
+# A site's own table; whoever writes it has no rights to ours.
+$db->do('CREATE SCHEMA mail');
+$db->do('CREATE TABLE mail."U sers" ("E mail" text)');
+$db->do('GRANT USAGE ON SCHEMA mail TO PUBLIC');
+$db->do('GRANT ALL ON mail."U sers" TO app') if $db->do('CREATE ROLE app LOGIN');
+$db->do(q(CALL policyd.announce_changes('mail."U sers"', 'address', 'E mail')));
+$admin->disconnect;
+$admin = $pg->dbh(user => 'app');
+is(announced(q(INSERT INTO mail."U sers" VALUES ('bob@x'))), 'address:bob@x',
+    'a table of the site\'s own announces itself as one of ours');
+is(announced('INSERT INTO mail."U sers" VALUES (NULL)'), 'address',
+    'without a key, the table');
+is(announced(q(INSERT INTO mail."U sers" VALUES (repeat('x', 9000)))),
+    'address', 'with one that does not fit, too');
+is(announced('UPDATE mail."U sers" SET "E mail" = NULL WHERE false'), '',
+    'no row, nothing');
+
 # ---- beside other databases ----
 
 $db->do("INSERT INTO policyd.domain VALUES ('müller.de')");

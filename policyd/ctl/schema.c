@@ -23,7 +23,7 @@ number(struct ctl *ctl, const char *sql)
 
 	if (result == NULL)
 		return UNKNOWN;
-	n = atoi(PQgetvalue(result, 0, 0));
+	n = (int)strtol(PQgetvalue(result, 0, 0), NULL, 10);
 	PQclear(result);
 	return n;
 }

@@ -5,13 +5,17 @@
 
 #include <stdlib.h>
 
-enum { BUCKETS = SESSIONS_MAX };
+enum { BUCKETS = 2 * SESSIONS_MAX };
+
+/* To put it in front touches two others: not at every request. */
+static const double REORDER_S = 10;
 
 struct session {
 	uint64_t key;
 	double used;
 	struct session *chain;         /* others of the bucket */
-	struct session *newer, *older; /* by last use */
+	struct session *newer, *older; /* by last use, within REORDER_S */
+	double moved;                  /* when it was put in front */
 	struct set refused;
 	uint64_t last_refused;
 	uint64_t message;
@@ -58,8 +62,9 @@ unlink_use(struct sessions *all, struct session *s)
 }
 
 static void
-link_newest(struct sessions *all, struct session *s)
+link_newest(struct sessions *all, struct session *s, double now)
 {
+	s->moved = now;
 	s->newer = NULL;
 	s->older = all->newest;
 	*(s->older != NULL ? &s->older->newer : &all->oldest) = s;
@@ -102,9 +107,9 @@ sessions_find(struct sessions *all, uint64_t key, double now)
 	if (now - s->used > SESSION_IDLE_S)
 		forget(s);
 	s->used = now;
-	if (all->newest != s) {
+	if (now - s->moved > REORDER_S) {
 		unlink_use(all, s);
-		link_newest(all, s);
+		link_newest(all, s, now);
 	}
 	return s;
 }
@@ -122,7 +127,7 @@ sessions_get(struct sessions *all, uint64_t key, double now)
 	s->used = now;
 	s->chain = *bucket;
 	*bucket = s;
-	link_newest(all, s);
+	link_newest(all, s, now);
 	return s;
 }
 

@@ -19,9 +19,13 @@
 struct sessions;
 struct session;
 
-enum { SESSIONS_MAX = 65536 };
+enum { SESSIONS_MAX = 16384 };
 
-/* Longer than a client may be silent between two commands (300 s). */
+/*
+ * Longer than a client may be silent between two commands (300 s).  Those of
+ * the smtpd processes that run, some thousands at most, are always among the
+ * last SESSIONS_MAX.
+ */
 #define SESSION_IDLE_S 1200.0
 
 struct sessions *sessions_new(void);

@@ -34,7 +34,7 @@ static const double PING_S = 10;
 /* No start waits longer than this where there is a copy to serve from. */
 static const double START_MAX_S = 15;
 /* A copy is written after changes, but not for more than 2 % of the time. */
-static const double COPY_LEAST_S = 1, COPY_SHARE = 50;
+static const double COPY_LEAST_S = 1, COPY_SHARE = 50, COPY_RETRY_S = 30;
 
 /* What is to be read of one source: all of it, or some keys. */
 struct want {
@@ -180,15 +180,20 @@ keys_array(const struct want *w)
 /* ---- the copy on disk ---- */
 
 static void
-copy_soon(struct feed *f)
+copy_after(struct feed *f, double after_s)
 {
-	double after = f->copy_s * COPY_SHARE;
-
 	f->dirty = true;
 	if (ev_is_active(&f->copy) || ev_is_active(&f->copying))
 		return;
-	ev_timer_set(&f->copy, after > COPY_LEAST_S ? after : COPY_LEAST_S, 0);
+	ev_timer_set(&f->copy, after_s > COPY_LEAST_S ? after_s : COPY_LEAST_S,
+	    0);
 	ev_timer_start(f->loop, &f->copy);
+}
+
+static void
+copy_soon(struct feed *f)
+{
+	copy_after(f, f->copy_s * COPY_SHARE);
 }
 
 static int
@@ -203,14 +208,17 @@ save(const struct feed *f)
 	return rc;
 }
 
+/* The disk may be full, or not ours: tell, and try again. */
 static void
-log_copy_failure(int error)
+copy_failed(struct feed *f, int error)
 {
 	struct log_entry e;
 
 	log_begin(&e, LOG_ERR, "the copy of the tables cannot be written");
+	log_str(&e, "state_dir", str_of(f->config->policyd.state_dir));
 	log_str(&e, "error", str_of(strerror(error)));
 	log_end(&e);
+	copy_after(f, COPY_RETRY_S);
 }
 
 /*
@@ -231,7 +239,7 @@ on_copy(struct ev_loop *loop, ev_timer *w, int events)
 		_exit(save(f) == 0 ? 0 : errno & 0xff);
 	}
 	if (pid == -1) {
-		log_copy_failure(errno);
+		copy_failed(f, errno);
 		return;
 	}
 	f->dirty = false;
@@ -250,9 +258,9 @@ on_copied(struct ev_loop *loop, ev_child *w, int events)
 	ev_child_stop(loop, w);
 	f->copy_s = ev_now(loop) - f->copy_started;
 	if (!good)
-		log_copy_failure(
+		copy_failed(f,
 		    WIFEXITED(w->rstatus) ? WEXITSTATUS(w->rstatus) : EINTR);
-	if (f->dirty)
+	else if (f->dirty)
 		copy_soon(f);
 }
 
@@ -863,7 +871,7 @@ feed_free(struct feed *f)
 	if (ev_is_active(&f->copying))
 		waitpid(f->copying.pid, NULL, 0);
 	if (f->dirty && save(f) == -1)
-		log_copy_failure(errno);
+		copy_failed(f, errno);
 	ev_timer_stop(f->loop, &f->refresh);
 	ev_timer_stop(f->loop, &f->ping);
 	ev_timer_stop(f->loop, &f->start);

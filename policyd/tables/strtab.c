@@ -14,13 +14,15 @@ enum {
 };
 
 /*
- * An open-addressing table with linear probing.  tag[i] is 0 for an empty
+ * An open-addressing table with linear probing.  A slot is a byte and four,
+ * side by side so that both are in one cache line.  The tag is 0 for an empty
  * slot, else 8 bits of the hash: a probe that does not belong here is passed
- * over without a look at the record.
+ * over without a look at the record.  The rest is where that is, in units.
  */
+enum { SLOT_BYTES = 5 };
+
 struct shard {
-	uint32_t *unit; /* where the record is, in units */
-	uint8_t *tag;
+	uint8_t *slot;
 	uint32_t slots;
 	uint32_t count;
 };
@@ -53,7 +55,7 @@ strtab_free(struct strtab *t)
 	if (t == NULL)
 		return;
 	for (size_t i = 0; i < SHARDS; i++)
-		free(t->shard[i].unit);
+		free(t->shard[i].slot);
 	for (uint32_t i = 0; i < t->chunks; i++)
 		free(t->chunk[i]);
 	free(t->chunk);
@@ -188,6 +190,28 @@ home_of(const struct shard *s, uint64_t h)
 	return (uint32_t)((h & 0xffffffff) * s->slots >> 32);
 }
 
+static uint8_t
+slot_tag(const struct shard *s, uint32_t i)
+{
+	return s->slot[(size_t)i * SLOT_BYTES];
+}
+
+static uint32_t
+slot_unit(const struct shard *s, uint32_t i)
+{
+	uint32_t unit;
+
+	memcpy(&unit, s->slot + (size_t)i * SLOT_BYTES + 1, sizeof(unit));
+	return unit;
+}
+
+static void
+slot_set(struct shard *s, uint32_t i, uint8_t tag, uint32_t unit)
+{
+	s->slot[(size_t)i * SLOT_BYTES] = tag;
+	memcpy(s->slot + (size_t)i * SLOT_BYTES + 1, &unit, sizeof(unit));
+}
+
 static uint32_t
 after(const struct shard *s, uint32_t i)
 {
@@ -199,13 +223,13 @@ static uint32_t
 probe(const struct strtab *t, const struct shard *s, uint64_t h,
     struct str key, struct record *found)
 {
-	uint8_t tag = tag_of(h);
+	uint8_t tag = tag_of(h), there;
 	uint32_t i;
 
-	for (i = home_of(s, h); s->tag[i] != 0; i = after(s, i)) {
-		if (s->tag[i] != tag)
+	for (i = home_of(s, h); (there = slot_tag(s, i)) != 0; i = after(s, i)) {
+		if (there != tag)
 			continue;
-		*found = record_at(t, s->unit[i]);
+		*found = record_at(t, slot_unit(s, i));
 		if (str_eq(found->key, key))
 			break;
 	}
@@ -216,29 +240,24 @@ static void
 shard_grow(struct strtab *t, struct shard *s)
 {
 	struct shard old = *s;
-	size_t bytes;
 
 	s->slots = old.slots == 0 ? FIRST_SLOTS : old.slots + old.slots / 2;
-	bytes = s->slots * (sizeof(s->unit[0]) + sizeof(s->tag[0]));
-	s->unit = mem_zalloc(bytes);
-	s->tag = (uint8_t *)(s->unit + s->slots);
+	s->slot = mem_zalloc((size_t)s->slots * SLOT_BYTES);
 	for (uint32_t i = 0; i < old.slots; i++) {
 		struct str key;
 		uint64_t h;
 		uint32_t to;
 
-		if (old.tag[i] == 0)
+		if (slot_tag(&old, i) == 0)
 			continue;
-		key = record_at(t, old.unit[i]).key;
+		key = record_at(t, slot_unit(&old, i)).key;
 		h = hash(key.p, key.n);
-		for (to = home_of(s, h); s->tag[to] != 0;)
+		for (to = home_of(s, h); slot_tag(s, to) != 0;)
 			to = after(s, to);
-		s->unit[to] = old.unit[i];
-		s->tag[to] = old.tag[i];
+		slot_set(s, to, slot_tag(&old, i), slot_unit(&old, i));
 	}
-	t->index_bytes += bytes -
-	    old.slots * (sizeof(s->unit[0]) + sizeof(s->tag[0]));
-	free(old.unit);
+	t->index_bytes += (size_t)(s->slots - old.slots) * SLOT_BYTES;
+	free(old.slot);
 }
 
 bool
@@ -252,7 +271,7 @@ strtab_get(const struct strtab *t, struct str key, struct str *value)
 		return false;
 	h = hash(key.p, key.n);
 	s = shard_of(t, h);
-	if (s->count == 0 || s->tag[probe(t, s, h, key, &r)] == 0)
+	if (s->count == 0 || slot_tag(s, probe(t, s, h, key, &r)) == 0)
 		return false;
 	*value = r.value;
 	return true;
@@ -270,16 +289,15 @@ strtab_set(struct strtab *t, struct str key, struct str value)
 	if ((s->count + 1) * 5ULL > s->slots * 4ULL)
 		shard_grow(t, s);
 	i = probe(t, s, h, key, &old);
-	if (s->tag[i] == 0) {
-		s->unit[i] = record_write(t, key, value);
-		s->tag[i] = tag_of(h);
+	if (slot_tag(s, i) == 0) {
+		slot_set(s, i, tag_of(h), record_write(t, key, value));
 		s->count++;
 		t->count++;
 		return true;
 	}
 	if (!str_eq(old.value, value)) {
-		give_back(t, s->unit[i], old.bytes);
-		s->unit[i] = record_write(t, key, value);
+		give_back(t, slot_unit(s, i), old.bytes);
+		slot_set(s, i, tag_of(h), record_write(t, key, value));
 	}
 	return false;
 }
@@ -291,19 +309,18 @@ strtab_set(struct strtab *t, struct str key, struct str value)
 static void
 close_gap(struct strtab *t, struct shard *s, uint32_t i)
 {
-	for (uint32_t j = after(s, i); s->tag[j] != 0; j = after(s, j)) {
-		struct str key = record_at(t, s->unit[j]).key;
+	for (uint32_t j = after(s, i); slot_tag(s, j) != 0; j = after(s, j)) {
+		struct str key = record_at(t, slot_unit(s, j)).key;
 		uint32_t home = home_of(s, hash(key.p, key.n));
 		bool stays = i < j ? home > i && home <= j :
 				     home > i || home <= j;
 
 		if (stays)
 			continue;
-		s->unit[i] = s->unit[j];
-		s->tag[i] = s->tag[j];
+		slot_set(s, i, slot_tag(s, j), slot_unit(s, j));
 		i = j;
 	}
-	s->tag[i] = 0;
+	slot_set(s, i, 0, 0);
 }
 
 bool
@@ -317,7 +334,7 @@ strtab_delete(struct strtab *t, struct str key)
 	if (s->count == 0)
 		return false;
 	i = probe(t, s, h, key, &r);
-	if (s->tag[i] == 0)
+	if (slot_tag(s, i) == 0)
 		return false;
 	t->waste += r.bytes;
 	close_gap(t, s, i);
@@ -353,9 +370,9 @@ strtab_next(const struct strtab *t, uint64_t *cursor, struct str *key,
 
 	for (; shard < SHARDS; shard++, i = 0)
 		for (; i < t->shard[shard].slots; i++)
-			if (t->shard[shard].tag[i] != 0) {
-				struct record r =
-				    record_at(t, t->shard[shard].unit[i]);
+			if (slot_tag(&t->shard[shard], i) != 0) {
+				struct record r = record_at(t,
+				    slot_unit(&t->shard[shard], i));
 
 				*key = r.key;
 				*value = r.value;

@@ -83,10 +83,11 @@ verify_schema(struct verify *v)
 	free(there);
 	version = one_value(v, key,
 	    "SELECT max(version) FROM policyd.schema_version", NULL);
-	if (version != NULL && atoi(version) != POLICYD_SCHEMA_VERSION) {
+	if (v->bad == 0 &&
+	    (version == NULL || atoi(version) != POLICYD_SCHEMA_VERSION)) {
 		sbuf_addf(&b, "the schema is of version %s, this program needs "
 			      "%d: run policyctl schema upgrade",
-		    version, POLICYD_SCHEMA_VERSION);
+		    version != NULL ? version : "0", POLICYD_SCHEMA_VERSION);
 		report(v, key, sbuf_str(&b));
 	}
 	free(version);
