@@ -79,7 +79,8 @@ BEGIN
 		    WHEN length(label) > 63 THEN 'is longer than 63 bytes'
 		END;
 		IF fault IS NOT NULL THEN
-			RETURN 'the label ' || policyd.quoted(label) || ' ' || fault;
+			RETURN 'the label ' || policyd.quoted(label) || ' '
+			    || fault;
 		END IF;
 	END LOOP;
 	RETURN NULL;
@@ -142,7 +143,8 @@ COMMENT ON FUNCTION policyd.address_fault IS
 CREATE FUNCTION policyd.address_error(address text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN octet_length(address) <= 63
-    AND address ~ ('^[A-Za-z0-9!#$%&''*+/=?^_`{|}~.\u00c0-\u167f\u3041-\ud7ff-]*@'
+    AND address ~ ('^[A-Za-z0-9!#$%&''*+/=?^_`{|}~.'
+	'\u00c0-\u167f\u3041-\ud7ff-]*@'
 	'[A-Za-z0-9_.\u00c0-\u167f\u3041-\ud7ff-]*'
 	'[A-Za-z\u00c0-\u167f\u3041-\ud7ff]$')
     AND address !~ '[@.-][.]|[@.]-'
@@ -155,7 +157,8 @@ COMMENT ON FUNCTION policyd.address_error IS
 CREATE FUNCTION policyd.destination_error(address text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN octet_length(address) <= 63
-    AND address ~ ('^[A-Za-z0-9!#$%&''*+/=?^_`{|}~.\u00c0-\u167f\u3041-\ud7ff-]+@'
+    AND address ~ ('^[A-Za-z0-9!#$%&''*+/=?^_`{|}~.'
+	'\u00c0-\u167f\u3041-\ud7ff-]+@'
 	'[A-Za-z0-9_.\u00c0-\u167f\u3041-\ud7ff-]*'
 	'[A-Za-z\u00c0-\u167f\u3041-\ud7ff]$')
     AND address !~ '[@.-][.]|[@.]-'
