@@ -130,11 +130,11 @@ packages-lint:
 	@t/packages.sh $(LINT_PACKAGES)
 
 demo: packages ## see Postfix ask and policyd answer, on servers of its own; KEEP=1
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) -s --no-print-directory all
 	@POLICYD=$(B)/policyd POLICYCTL=$(B)/policyctl t/demo/run
 
 bench: packages-test ## measure policyd against a server that does nothing
-	@$(MAKE) --no-print-directory all $(BENCH)
+	@$(MAKE) -s --no-print-directory all $(BENCH)
 	@B=$(B) POLICYD=$(B)/policyd t/bench/run
 
 test: packages-test ## everything: units, fuzz corpora, PostgreSQL and Postfix
