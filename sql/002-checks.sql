@@ -336,8 +336,11 @@ COMMENT ON FUNCTION policyd.action_fault IS 'What is wrong with an action';
 
 CREATE FUNCTION policyd.action_error(action text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN policyd.quoted(action) || ' is no action: '
-    || policyd.action_fault(action);
+RETURN CASE WHEN octet_length(action) <= 400
+    AND action ~ '^[45][0-9][0-9] [245]\.[0-9]\.[0-9] [!-~]+(?: [!-~]+)*$'
+    THEN NULL
+    ELSE policyd.quoted(action) || ' is no action: '
+	|| policyd.action_fault(action) END;
 COMMENT ON FUNCTION policyd.action_error IS
     'Null, or what is wrong with an action of Postfix';
 
