@@ -165,7 +165,7 @@ check_bounds(const struct option *o, double v)
 static const char *
 set_number(const struct option *o, struct str text, int64_t *out)
 {
-	int64_t v;
+	int64_t v = 0;
 
 	if ((o->kind == SIZE ? size_parse : number_parse)(text, &v) == -1)
 		return o->kind == SIZE ? "not a size, such as 4096 or 64k" :

@@ -200,11 +200,13 @@ header_error(struct str s, struct str *part)
 static bool
 is_argument(struct str s)
 {
+	static const struct str marks = STR_INIT(".-_=;[]");
+
 	for (size_t i = 0; i < s.n; i++) {
 		char c = ascii_lower(s.p[i]);
 
 		if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
-			memchr(".-_=;[]", c, 7) != NULL))
+			memchr(marks.p, c, marks.n) != NULL))
 			return false;
 	}
 	return s.n > 0;
@@ -239,7 +241,10 @@ restriction_named(struct str word)
 static const char *
 restrictions_error(struct str s, struct str *part)
 {
-	while ((*part = list_word(&s)).n > 0) {
+	struct str all = s;
+	int count = 0;
+
+	for (; (*part = list_word(&s)).n > 0; count++) {
 		int i = restriction_named(*part);
 
 		if (i == -1)
@@ -253,7 +258,8 @@ restrictions_error(struct str s, struct str *part)
 		    digits(*part) != part->n)
 			return "sleep takes a number of seconds";
 	}
-	return NULL;
+	*part = all;
+	return count > 0 ? NULL : "no action and no restriction of Postfix";
 }
 
 static const char *

@@ -108,6 +108,28 @@ local_base(struct str local, struct str delimiters)
 	return local;
 }
 
+bool
+address_respell(struct str s, char *buf, size_t size, struct str *out)
+{
+	const char *at = s.n > 0 ? memrchr(s.p, '@', s.n) : NULL;
+	size_t head = at == NULL ? 0 : (size_t)(at - s.p) + 1;
+	char domain[DOMAIN_MAX_BYTES + 1], *other = NULL;
+	struct sbuf b = sbuf_over(buf, size);
+	struct str name = str_from(s, head), folded;
+
+	if (!domain_fold(name, domain, &folded))
+		return false;
+	sbuf_add(&b, (struct str){s.p, head});
+	if (!str_ieq(folded, without_dot(name)))
+		sbuf_add(&b, folded);
+	else if (idn2_to_unicode_8z8z(domain, &other, 0) == IDN2_OK &&
+	    strcmp(domain, other) != 0)
+		sbuf_add(&b, str_of(other));
+	idn2_free(other);
+	*out = sbuf_str(&b);
+	return !b.full && b.n > head;
+}
+
 struct str
 domain_parent(struct str domain)
 {

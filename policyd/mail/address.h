@@ -48,6 +48,13 @@ bool local_fold(struct str local, bool fold, char buf[LOCAL_MAX_BYTES + 1],
  */
 struct str local_base(struct str local, struct str delimiters);
 
+/*
+ * The address or domain with its domain in the other spelling: U-labels for
+ * A-labels, or A-labels for U-labels.  false where that is the same or does
+ * not fit; else *out borrows from buf.
+ */
+bool address_respell(struct str s, char *buf, size_t size, struct str *out);
+
 /* The domain above this one (`b.c` of `a.b.c`), or an empty slice. */
 struct str domain_parent(struct str domain);
 

@@ -191,7 +191,7 @@ open_unix(struct listeners *all, const struct endpoint *at,
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	struct listener *l;
-	struct stat st;
+	struct stat st = {0};
 	const char *why;
 	mode_t mask;
 	int fd, rc;

@@ -27,8 +27,8 @@ struct directory {
 struct domain_row {
 	uint32_t id;
 	uint32_t max_recipients;
+	int16_t greylist;
 	uint8_t recipients;
-	int8_t greylist;
 	uint8_t subdomains;
 	uint8_t enabled;
 };
@@ -458,7 +458,7 @@ directory_put_domain(struct directory *d, struct str name,
 	    max_recipients > UINT32_MAX		? UINT32_MAX :
 						  (uint32_t)max_recipients;
 	row.recipients = (uint8_t)recipients;
-	row.greylist = (int8_t)greylist;
+	row.greylist = (int16_t)greylist;
 	row.subdomains = subdomains;
 	row.enabled = enabled;
 	strtab_set(writable(d, DIRECTORY_DOMAIN), name,

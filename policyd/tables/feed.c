@@ -5,6 +5,7 @@
 #include "base/number.h"
 #include "config/config.h"
 #include "db/session.h"
+#include "mail/address.h"
 #include "schema_version.h"
 #include "tables/copy.h"
 #include "tables/directory.h"
@@ -743,6 +744,21 @@ on_down(void *arg, const char *why)
 	settle_without(f);
 }
 
+/*
+ * A row may stand there with its domain in the other spelling, too: of the two
+ * that are one to us, one may be gone and the other not.
+ */
+static void
+want_spellings(struct want *w, struct str key)
+{
+	char buf[LOCAL_MAX_BYTES + DOMAIN_MAX_BYTES + 2];
+	struct str other;
+
+	want_key(w, key);
+	if (key.n > 0 && address_respell(key, buf, sizeof(buf), &other))
+		want_key(w, other);
+}
+
 static void
 on_notified(void *arg, const char *channel, const char *payload)
 {
@@ -763,7 +779,7 @@ on_notified(void *arg, const char *channel, const char *payload)
 	} else if ((s = source_named(f->config, table)) != SOURCES) {
 		if (source_keyed_query(f->config, s) == NULL)
 			key = STR("");
-		want_key(&f->wanted[s], key);
+		want_spellings(&f->wanted[s], key);
 	}
 	work(f);
 }

@@ -264,7 +264,7 @@ bool
 strtab_get(const struct strtab *t, struct str key, struct str *value)
 {
 	const struct shard *s;
-	struct record r;
+	struct record r = {0};
 	uint64_t h;
 
 	if (t->count == 0)
@@ -282,7 +282,7 @@ strtab_set(struct strtab *t, struct str key, struct str value)
 {
 	uint64_t h = hash(key.p, key.n);
 	struct shard *s = &t->shard[h >> 54];
-	struct record old;
+	struct record old = {0};
 	uint32_t i;
 
 	/* At most four slots in five are taken, so that probes stay short. */
@@ -328,7 +328,7 @@ strtab_delete(struct strtab *t, struct str key)
 {
 	uint64_t h = hash(key.p, key.n);
 	struct shard *s = &t->shard[h >> 54];
-	struct record r;
+	struct record r = {0};
 	uint32_t i;
 
 	if (s->count == 0)

@@ -1,7 +1,7 @@
 #include "tables/verify.h"
 
 #include "base/mem.h"
-#include "base/str.h"
+#include "base/number.h"
 #include "config/config.h"
 #include "db/session.h"
 #include "schema_version.h"
@@ -68,6 +68,7 @@ verify_schema(struct verify *v)
 {
 	static const char key[] = "[database] conninfo";
 	char why[160], *version;
+	int64_t number = 0;
 	struct sbuf b = sbuf_over(why, sizeof(why));
 	char *there = one_value(v, key,
 	    "SELECT to_regclass('policyd.schema_version')", NULL);
@@ -83,11 +84,11 @@ verify_schema(struct verify *v)
 	free(there);
 	version = one_value(v, key,
 	    "SELECT max(version) FROM policyd.schema_version", NULL);
-	if (v->bad == 0 &&
-	    (version == NULL || atoi(version) != POLICYD_SCHEMA_VERSION)) {
-		sbuf_addf(&b, "the schema is of version %s, this program needs "
-			      "%d: run policyctl schema upgrade",
-		    version != NULL ? version : "0", POLICYD_SCHEMA_VERSION);
+	number_parse(str_of(version), &number);
+	if (v->bad == 0 && number != POLICYD_SCHEMA_VERSION) {
+		sbuf_addf(&b, "the schema is of version %lld, this program "
+			      "needs %d: run policyctl schema upgrade",
+		    (long long)number, POLICYD_SCHEMA_VERSION);
 		report(v, key, sbuf_str(&b));
 	}
 	free(version);

@@ -258,12 +258,13 @@ cpu_of(int pid)
 static char *
 read_file(const char *path)
 {
-	char *text = must(calloc(1, BLOCK_MAX_BYTES + 1));
 	FILE *f = fopen(path, "r");
+	char *text;
 	size_t n;
 
 	if (f == NULL)
 		die(path);
+	text = must(calloc(1, BLOCK_MAX_BYTES + 1));
 	n = fread(text, 1, BLOCK_MAX_BYTES, f);
 	fclose(f);
 	/* Exactly one blank line at the end, however the file ends. */

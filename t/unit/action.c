@@ -81,6 +81,8 @@ static const struct {
     {"FOO: bar", 0},
     {"nonsense", 0},
     {"", 0},
+    {",", 0},
+    {", ,", 0},
     {" ", 0},
     {" DUNNO", 0},
     {"DUNNO ", 0},
@@ -104,6 +106,61 @@ errors(void)
 		    texts[i].text, texts[i].good ? "good" : "refused: ",
 		    why != NULL ? why : "");
 	}
+}
+
+/* `\x{85}` in the shared examples is U+0085. */
+static size_t
+unescape(char *line)
+{
+	char *to = line;
+
+	for (const char *p = line; *p != '\0' && *p != '\n';) {
+		unsigned c;
+		int n;
+
+		if (sscanf(p, "\\x{%x}%n", &c, &n) != 1) {
+			*to++ = *p++;
+			continue;
+		}
+		p += n;
+		if (c < 0x80) {
+			*to++ = (char)c;
+		} else if (c < 0x800) {
+			*to++ = (char)(0xc0 | c >> 6);
+			*to++ = (char)(0x80 | (c & 0x3f));
+		} else {
+			*to++ = (char)(0xe0 | c >> 12);
+			*to++ = (char)(0x80 | (c >> 6 & 0x3f));
+			*to++ = (char)(0x80 | (c & 0x3f));
+		}
+	}
+	return (size_t)(to - line);
+}
+
+/* What the schema is tested with, too: both must judge alike. */
+static void
+shared_examples(void)
+{
+	FILE *f = fopen("t/data/actions.txt", "r");
+	char line[4096];
+	int count = 0;
+
+	while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+		char *tab = strchr(line, '\t');
+		bool good = strncmp(line, "yes\t", 4) == 0;
+		struct str text, part;
+
+		if (tab == NULL || (!good && strncmp(line, "no: ", 4) != 0))
+			continue;
+		text = (struct str){tab + 1, unescape(tab + 1)};
+		ok((action_error(text, &part) == NULL) == good,
+		    "shared example '%.*s' is %s", (int)text.n, text.p,
+		    good ? "good" : "refused");
+		count++;
+	}
+	if (f != NULL)
+		fclose(f);
+	ok(count > 50, "there are shared examples: %d", count);
 }
 
 static const struct {
@@ -205,6 +262,7 @@ int
 main(void)
 {
 	errors();
+	shared_examples();
 	wire();
 	lengths();
 	meanings();

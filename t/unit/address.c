@@ -78,6 +78,34 @@ fold_domain(void)
 }
 
 static const struct {
+	const char *text, *want; /* NULL: there is no other */
+} spellings[] = {
+    {"bob@b\xc3\xbc" "cher.example", "bob@xn--bcher-kva.example"},
+    {"bob@XN--BCHER-kva.example", "bob@b\xc3\xbc" "cher.example"},
+    {"xn--bcher-kva.example", "b\xc3\xbc" "cher.example"},
+    {"@b\xc3\xbc" "cher.example", "@xn--bcher-kva.example"},
+    {"bob@Example.com", NULL},
+    {"example.com", NULL},
+    {"", NULL},
+    {"bob@", NULL},
+};
+
+static void
+respell(void)
+{
+	for (size_t i = 0; i < sizeof(spellings) / sizeof(spellings[0]); i++) {
+		char buf[LOCAL_MAX_BYTES + DOMAIN_MAX_BYTES + 2];
+		struct str out;
+		bool good = address_respell(str_of(spellings[i].text), buf,
+		    sizeof(buf), &out);
+
+		ok(spellings[i].want == NULL ?
+			!good : good && str_eq(out, str_of(spellings[i].want)),
+		    "the other spelling of '%s'", spellings[i].text);
+	}
+}
+
+static const struct {
 	const char *local, *delimiters, *want;
 } bases[] = {
     {"bob", "+", "bob"},
@@ -115,6 +143,7 @@ main(void)
 	split();
 	fold_domain();
 	base();
+	respell();
 	ok(local_fold(STR("BoB"), true, buf, &out) && str_eq(out, STR("bob")),
 	    "a local part is folded");
 	ok(local_fold(STR("BoB"), false, buf, &out) && str_eq(out, STR("BoB")),
