@@ -48,7 +48,9 @@ INSERT INTO policyd.address (address, expires_at) VALUES
 INSERT INTO policyd.address (address, reply) VALUES
   ('moved@example.com', '550 5.1.6 Moved to moved@example.net'),
   ('closed@any.example', '552 5.2.2 Mailbox closed'),
-  ('drop@example.com', 'DISCARD nobody reads this');
+  ('drop@example.com', 'DISCARD nobody reads this'),
+  ('umlaut@example.com', '550 5.7.1 Schöne Grüße, 日本'),
+  ('long@example.com', '550 5.7.1 ' || repeat('ä', 190));
 INSERT INTO policyd.alias (address, destination) VALUES
   ('team@example.com', 'bob@example.com'),
   ('team@example.com', 'alice@example.com'),
@@ -204,6 +206,20 @@ is($d->ask(recipient => 'closed@any.example'),
 	'552 5.2.2 Mailbox closed', 'where every local part is good');
 is($d->ask(recipient => 'drop@example.com'),
 	'DISCARD nobody reads this', 'a reply that is no refusal');
+
+is($d->ask(recipient => 'umlaut@example.com'),
+	encode_utf8('550 5.7.1 Schöne Grüße, 日本'), 'a reply beyond ASCII');
+for my $n (0, 1, 50, 51, 100, 101, 200, 400) {
+	my $to   = 'long' . ($n ? '+' . 'e' x $n : '') . '@example.com';
+	my $got  = $d->ask(recipient => $to) // 'none';
+	my $copy = $got;
+	my $line = "550 5.7.1 <$to>: Recipient address rejected: "
+		. substr($got, 10);
+	like($got, qr/^550 5\.7\.1 \S/, "a long reply to a long address ($n)");
+	cmp_ok(length $line, '<=', 510, 'fits into a reply of Postfix')
+		if $n < 400;
+	ok(utf8::decode($copy), 'and is not cut within a character');
+}
 
 # ---- no usable address ----
 

@@ -185,6 +185,62 @@ sub judge {
 		for qw(DATA END-OF-MESSAGE);
 }
 
+# ---- many sessions at once ----
+
+{
+	my @session = map {
+		[ message(session(client_address => "198.51.100." . ($_ % 250))) ]
+	} 1 .. 3000;
+	my $conn = $d->connect;
+	my %got;
+	for my $round (1 .. 4) {
+		for (my $i = 0; $i < @session; $i += 100) {
+			$conn->send(
+				join '',
+				map {
+					block(@{ $session[$_] },
+						recipient => "no$round\@example.com")
+				} $i .. $i + 99
+			);
+			$got{$round}{ substr $conn->reply // 'none', 0, 9 }++
+				for 1 .. 100;
+		}
+	}
+	is_deeply(
+		\%got,
+		{
+			1 => { '550 5.1.1' => 3000 },
+			2 => { '550 5.1.1' => 3000 },
+			3 => { '550 5.1.1' => 3000 },
+			4 => { '421 4.7.0' => 3000 }
+		},
+		'3000 sessions are not taken for one another'
+	);
+}
+
+is($d->stop, 0, 'exit status');
+
+# ---- as many recipients as Postfix takes ----
+
+$d = PolicydTest->new(
+	conninfo => $pg->conninfo(user => 'policyd'),
+	ini      => { rcpt => { max_recipients => 1000 } }
+)->start;
+{
+	my @s   = message(session());
+	my $bad = grep {
+		($d->ask(@s, recipient => "r$_\@any.example") // '') !~ $OK
+	} 1 .. 1000;
+	is($bad, 0, '1000 recipients');
+	judge($TOO, 'one too many', @s, recipient => 'r1001@any.example');
+	$bad = grep {
+		($d->ask(@s, recipient => "r$_\@any.example") // '') !~ $OK
+	} reverse 1 .. 1000;
+	is($bad, 0, 'all asked again');
+	judge($TOO, 'still one too many', @s, recipient => 'r1001@any.example');
+	judge($OK, 'the next message', message(@s),
+		recipient => 'r1001@any.example');
+}
 is($d->stop, 0, 'exit status');
 
 # ---- errors_wait ----

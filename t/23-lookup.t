@@ -43,7 +43,8 @@ my %lookup = (
 	addresses => q{SELECT username, active AS enabled,}
 		. q{ CASE WHEN quota < 0 THEN '552 5.2.2 Mailbox full' END AS reply}
 		. q{ FROM public.mailbox}
-		. q{ UNION ALL SELECT address, active, NULL FROM public.alias},
+		. q{ UNION ALL SELECT address, active, NULL FROM public.alias}
+		. q{ UNION ALL SELECT NULL, NULL, NULL},
 );
 
 my $d = PolicydTest->new(

@@ -156,10 +156,22 @@ soon { copies($d) } 'a copy is kept in state_dir', 10;
 
 # ---- start without ----
 
-soon { copies($d) } 'there is a copy';
+$d->start;
+$pg->psql(q{INSERT INTO policyd.address (address, expires_at) VALUES
+	('short@example.com', now() + interval '1 second'),
+	('longer@example.com', now() + interval '5 seconds')});
+soon { $d->ask(recipient => 'longer@example.com') =~ $OK } 'rows that expire';
 $pg->stop;
+soon { $d->ask(recipient => 'short@example.com') =~ $UNKNOWN }
+'a row expires while PostgreSQL is away', 5;
+like($d->ask(recipient => 'longer@example.com'), $OK, 'not before its time');
+is($d->stop, 0, 'exit status');
 $d->start(until => 'reply');
 judges($d, 'started from the copy');
+like($d->ask(recipient => 'short@example.com'), $UNKNOWN,
+	'what has expired has expired in the copy too');
+soon { $d->ask(recipient => 'longer@example.com') =~ $UNKNOWN }
+'and goes on to expire', 8;
 like($d->ask(recipient => 'new3@example.com'), $OK, 'the copy is recent');
 like($d->log, qr/copy/, 'the log says so');
 $pg->start;

@@ -64,9 +64,70 @@ my $d = daemon()->start;
 	is($d->ask(recipient => 'bob@example.com'), 'DUNNO', 'the tables are there');
 }
 
+# ---- SIGHUP, what the tables are read by ----
+
+{
+	my $hup = sub { $d->write_ini(@_); $d->signal('HUP') };
+	my $to = sub { $d->ask(recipient => shift) // 'none' };
+
+	$hup->(rcpt => { fold_local_part => 'no', recipient_delimiter => '-' });
+	soon { $to->('BOB@example.com') =~ $UNKNOWN } 'fold_local_part = no';
+	soon { $to->('bob-x@example.com') =~ $OK } 'another delimiter';
+	like($to->('bob+x@example.com'), $UNKNOWN,       'not the old one');
+	like($to->('bob@example.com'),   $OK, 'others as before');
+	$hup->();
+	soon { $to->('BOB@example.com') =~ $OK } 'fold_local_part = yes';
+	like($to->('bob+x@example.com'), $OK, 'the old delimiter');
+
+	$hup->(lookup => { addresses => q{SELECT 'eve@example.com'} });
+	soon { $to->('eve@example.com') =~ $OK } 'another query';
+	soon { $to->('bob@example.com') =~ $UNKNOWN } 'which is all there is';
+	$hup->();
+	soon { $to->('bob@example.com') =~ $OK } 'our tables again';
+	soon { $to->('eve@example.com') =~ $UNKNOWN } 'and only those';
+
+	# Another database, with other rows.
+	$pg->psql('CREATE DATABASE second');
+	my $other = $pg->conninfo(user => 'policyd', dbname => 'second');
+	{
+		local $pg->{dbname} = 'second';
+		PolicydTest::install_schema($pg);
+		$pg->psql(q{INSERT INTO policyd.domain (name, recipients)
+			VALUES ('second.example', 'any')});
+	}
+	$hup->(database => { conninfo => $other });
+	soon { $to->('who@second.example') =~ $OK } 'another database';
+	soon { $to->('bob@example.com') =~ /^550 5\.7\.1 / } 'and only that';
+	{
+		local $pg->{dbname} = 'second';
+		$pg->psql(q{INSERT INTO policyd.domain (name, recipients)
+			VALUES ('third.example', 'any')});
+	}
+	soon { $to->('who@third.example') =~ $OK } 'which is followed', 2;
+	$hup->();
+	soon { $to->('bob@example.com') =~ $OK } 'back to the first';
+	soon { $to->('who@second.example') =~ /^550 5\.7\.1 / } 'and only that';
+
+	# One that cannot be reached: what is known goes on.
+	$hup->(database => { conninfo => "host=$d->{dir} dbname=x" });
+	like($to->('bob@example.com'), $OK, 'a database that is not there');
+	like($to->('no@example.com'), $UNKNOWN, 'what is known goes on');
+	$hup->();
+	$pg->psql(q{INSERT INTO policyd.address (address)
+		VALUES ('back@example.com')});
+	soon { $to->('back@example.com') =~ $OK } 'and the right one again';
+}
+
 # ---- SIGHUP, bad ----
 
 {
+	$d->write_ini(reply => { unknown_user => '550 5.1.1 Nobody' },
+		rcpt => { max_recipients => 7 });
+	$d->signal('HUP');
+	soon {
+		$d->ask(recipient => 'no@example.com') eq '550 5.1.1 Nobody'
+	}
+	'before';
 	my $mark = $d->log_mark;
 	$d->write_ini(
 		reply => { unknown_user   => '550 5.1.1 Other text' },
