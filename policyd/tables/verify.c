@@ -122,7 +122,8 @@ static void
 verify_script(struct verify *v)
 {
 	const char *name = v->config->rcpt.script;
-	char *there;
+	char *there, why[160];
+	struct sbuf b = sbuf_over(why, sizeof(why));
 
 	if (name[0] == '\0')
 		return;
@@ -130,9 +131,11 @@ verify_script(struct verify *v)
 	    "SELECT to_regprocedure('policyd_script.' || quote_ident($1) || "
 	    "'(jsonb)')",
 	    name);
-	if (there == NULL)
-		report(v, "[rcpt] script",
-		    STR("there is no function policyd_script.NAME(jsonb)"));
+	if (there == NULL) {
+		sbuf_addf(&b, "there is no function policyd_script.%s(jsonb)",
+		    name);
+		report(v, "[rcpt] script", sbuf_str(&b));
+	}
 	free(there);
 }
 
