@@ -202,32 +202,34 @@ cpu_add_thread(const char *dir, const char *tid, struct cpu *cpu)
 {
 	char path[300];
 	char line[1024];
-	unsigned long long run;
-	unsigned long long user;
-	unsigned long long kernel;
 	const char *p;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "%s/%s/schedstat", dir, tid);
 	f = fopen(path, "r");
 	if (f != NULL) {
-		if (fgets(line, sizeof(line), f) != NULL) {
-			run = strtoull(line, NULL, 10);
-			cpu->run_ns += run;
-		}
+		if (fgets(line, sizeof(line), f) != NULL)
+			cpu->run_ns += strtoull(line, NULL, 10);
 		fclose(f);
 	}
 	snprintf(path, sizeof(path), "%s/%s/stat", dir, tid);
 	f = fopen(path, "r");
 	if (f == NULL)
 		return;
-	/* The name in brackets may hold blanks: count from behind it. */
+	/*
+	 * The name in brackets may hold blanks: count from behind it.  Then the
+	 * state is field 0, and what we want are fields 11 and 12.
+	 */
 	if (fgets(line, sizeof(line), f) != NULL &&
-	    (p = strrchr(line, ')')) != NULL &&
-	    sscanf(p, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu",
-		&user, &kernel) == 2) {
-		cpu->user_ticks += user;
-		cpu->kernel_ticks += kernel;
+	    (p = strrchr(line, ')')) != NULL) {
+		for (int i = 0; i < 12 && p != NULL; i++)
+			p = strchr(p + 1, ' ');
+		if (p != NULL) {
+			char *end;
+
+			cpu->user_ticks += strtoull(p, &end, 10);
+			cpu->kernel_ticks += strtoull(end, NULL, 10);
+		}
 	}
 	fclose(f);
 }
@@ -347,7 +349,7 @@ block_make(struct block *b, const char *template, unsigned seq)
 			out[len] = '\0';
 		}
 	}
-	b->text = must(malloc(len));
+	b->text = must(malloc(len + 1));
 	memcpy(b->text, out, len);
 	b->len = len;
 }
@@ -355,7 +357,7 @@ block_make(struct block *b, const char *template, unsigned seq)
 static void
 blocks_make(void)
 {
-	char *text[TEMPLATES_MAX];
+	char *text[TEMPLATES_MAX] = {NULL};
 
 	for (unsigned i = 0; i < opt.templates; i++)
 		text[i] = read_file(opt.template[i]);
