@@ -51,38 +51,74 @@ is_same(const char *a, const char *b, size_t n)
 	return u == v;
 }
 
-/* Does the line start with that attribute's name and '='? */
-static bool
-names_line(enum attribute a, struct str line)
+/*
+ * The first LF in the n bytes at p.  Eight bytes at a time, inline: lines are
+ * short (a byte is zero in x if its top bit is set in the sum; the lowest such
+ * byte is always a true one).
+ */
+static inline const char *
+find_lf(const char *p, size_t n)
 {
-	return line.n > names[a].n && line.p[names[a].n] == '=' &&
-	    is_same(line.p, names[a].p, names[a].n);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	const uint64_t ones = UINT64_C(0x0101010101010101);
+
+	for (; n >= 8; p += 8, n -= 8) {
+		uint64_t x;
+
+		memcpy(&x, p, 8);
+		x ^= ones * '\n';
+		x = (x - ones) & ~x & (ones << 7);
+		if (x != 0)
+			return p + (__builtin_ctzll(x) >> 3);
+	}
+#endif
+	return memchr(p, '\n', n);
 }
 
-static const char *
-parse_line(struct request *out, struct str line, enum attribute *expected)
+/* Do the n bytes at p start with that attribute's name and '='? */
+static inline bool
+starts_with_name(enum attribute a, const char *p, size_t n)
 {
-	enum attribute a = *expected;
-	size_t name_len;
+	return n > names[a].n && p[names[a].n] == '=' &&
+	    is_same(p, names[a].p, names[a].n);
+}
 
-	if (a == ATTRIBUTES || !names_line(a, line)) {
-		const char *eq = memchr(line.p, '=', line.n);
-
-		if (eq == NULL)
-			return "a line without '='";
-		if (eq == line.p)
-			return "an attribute without a name";
-		a = attribute_named((struct str){line.p, (size_t)(eq - line.p)});
-		if (a == ATTRIBUTES)
-			return NULL;
-	}
-	*expected = a + 1;
+static void
+take_value(struct request *out, enum attribute a, struct str value)
+{
 	if (request_has(out, a))
-		return NULL;
-	name_len = names[a].n + 1;
+		return;
 	out->present |= UINT64_C(1) << a;
-	out->value[a] = str_from(line, name_len);
+	out->value[a] = value;
+}
+
+/* A line whose name could not be guessed; *a is left after its attribute. */
+static const char *
+parse_line(struct request *out, struct str line, enum attribute *a)
+{
+	const char *eq = memchr(line.p, '=', line.n);
+	enum attribute named;
+
+	if (eq == NULL)
+		return "a line without '='";
+	if (eq == line.p)
+		return "an attribute without a name";
+	named = attribute_named((struct str){line.p, (size_t)(eq - line.p)});
+	if (named == ATTRIBUTES)
+		return NULL;
+	take_value(out, named, str_from(line, (size_t)(eq - line.p) + 1));
+	*a = named + 1;
 	return NULL;
+}
+
+/* Few are: cheaper than to clear all of them first. */
+static void
+empty_absent(struct request *out)
+{
+	uint64_t absent = ~out->present & ((UINT64_C(1) << ATTRIBUTES) - 1);
+
+	for (; absent != 0; absent &= absent - 1)
+		out->value[__builtin_ctzll(absent)] = STR("");
 }
 
 /* What is there of an unfinished block: within the bounds, or why not. */
@@ -116,14 +152,17 @@ enum request_status
 request_parse(struct request *out, const char *buf, size_t n, size_t *scanned,
     size_t *used, const char **why)
 {
-	enum attribute expected = ATTR_request;
+	enum attribute next = ATTR_request; /* what Postfix would send */
 	size_t at = 0;
 
 	if (!may_be_complete(buf, n, scanned))
 		goto unfinished;
-	memset(out, 0, sizeof(*out));
+	out->present = 0;
 	for (int lines = 0;; lines++) {
-		const char *lf = memchr(buf + at, '\n', n - at);
+		bool guessed = next < ATTRIBUTES &&
+		    starts_with_name(next, buf + at, n - at);
+		size_t skip = guessed ? names[next].n + 1 : 0;
+		const char *lf = find_lf(buf + at + skip, n - at - skip);
 		struct str line;
 
 		if (lf == NULL)
@@ -144,7 +183,11 @@ request_parse(struct request *out, const char *buf, size_t n, size_t *scanned,
 			*why = "too many attributes";
 			return REQUEST_BAD;
 		}
-		*why = parse_line(out, line, &expected);
+		if (guessed) {
+			take_value(out, next++, str_from(line, skip));
+			continue;
+		}
+		*why = parse_line(out, line, &next);
 		if (*why != NULL)
 			return REQUEST_BAD;
 	}
@@ -152,6 +195,7 @@ request_parse(struct request *out, const char *buf, size_t n, size_t *scanned,
 		*why = "a NUL byte";
 		return REQUEST_BAD;
 	}
+	empty_absent(out);
 	*used = at;
 	*scanned = 0;
 	return REQUEST_DONE;

@@ -58,6 +58,7 @@ enum attribute {
 #undef X
 	    ATTRIBUTES
 };
+_Static_assert(ATTRIBUTES < 64, "request.present has a bit for each");
 
 enum {
 	REQUEST_MAX_BYTES = 64 * 1024,     /* with its empty line */

@@ -4,10 +4,11 @@
 #include "base/mem.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
 enum {
 	SHARDS = 1024,
-	CHUNK_BYTES = 1 << 20,
+	CHUNK_BYTES = 2 << 20, /* the size of a huge page */
 	UNIT = 4, /* a record starts at a multiple of it: 32 bits reach 16 GiB */
 	CHUNK_UNITS = CHUNK_BYTES / UNIT,
 	FIRST_SLOTS = 4,
@@ -116,6 +117,22 @@ record_at(const struct strtab *t, uint32_t unit)
 	return r;
 }
 
+/*
+ * A lookup in a large table is a miss of the page tables' cache before it is
+ * one of the data's: huge pages spare it that.  The first chunk of a table may
+ * stay small.
+ */
+static char *
+chunk_new(const struct strtab *t, size_t bytes)
+{
+	char *p = aligned_alloc(CHUNK_BYTES, bytes);
+
+	if (p == NULL)
+		return mem_alloc(bytes); /* which says so */
+	madvise(p, bytes, t->chunks > 0 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	return p;
+}
+
 /* The unit of a free run of that many bytes, at the end of what is in use. */
 static uint32_t
 room_for(struct strtab *t, size_t bytes)
@@ -127,7 +144,7 @@ room_for(struct strtab *t, size_t bytes)
 
 		t->chunk = mem_realloc(t->chunk,
 		    (t->chunks + n) * sizeof(t->chunk[0]));
-		t->chunk[t->chunks] = mem_alloc((size_t)n * CHUNK_BYTES);
+		t->chunk[t->chunks] = chunk_new(t, (size_t)n * CHUNK_BYTES);
 		for (uint32_t i = 1; i < n; i++)
 			t->chunk[t->chunks + i] = NULL;
 		at = t->chunks * CHUNK_UNITS;
