@@ -129,6 +129,23 @@ change('bob@alias.example', $UNKNOWN, 'domain_alias: update',
 change('bob@alias.example', $RELAY, 'domain_alias: delete',
 	q{DELETE FROM policyd.domain_alias WHERE name = 'alias.example'});
 
+# One domain, two spellings: its rows may be written in either.
+# DBD::Pg takes characters, the protocol bytes.
+my ($u, $c, $a) =
+	("b\xc3\xbccher.example", "b\xfccher.example", 'xn--bcher-kva.example');
+change("x\@$a", $UNKNOWN, 'domain: a U-label',
+	'INSERT INTO policyd.domain (name) VALUES (?)', $c);
+change("x\@$u", $OK, 'address: an A-label',
+	'INSERT INTO policyd.address (address) VALUES (?)', "x\@$a");
+change("y\@$a", $OK, 'address: a U-label',
+	'INSERT INTO policyd.address (address) VALUES (?)', "y\@$c");
+change("y\@$u", $UNKNOWN, 'address: a U-label disabled',
+	'UPDATE policyd.address SET enabled = false WHERE address = ?', "y\@$c");
+change("x\@$a", $UNKNOWN, 'address: an A-label deleted',
+	'DELETE FROM policyd.address WHERE address = ?', "x\@$a");
+change("x\@$u", $RELAY, 'domain: a U-label deleted',
+	'DELETE FROM policyd.domain WHERE name = ?', $c);
+
 # ---- many rows at once ----
 
 {
