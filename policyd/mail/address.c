@@ -1,5 +1,6 @@
 #include "mail/address.h"
 
+#include <arpa/inet.h>
 #include <idn2.h>
 
 static struct str
@@ -20,6 +21,115 @@ address_split(struct str s, struct str *local, struct str *domain)
 	*local = (struct str){s.p, (size_t)(at - s.p)};
 	*domain = without_dot(str_from(s, local->n + 1));
 	return local->n > 0 && domain->n > 0;
+}
+
+/* What looks like a blank or a dot in a domain, and is neither. */
+static bool
+is_stranger(unsigned c)
+{
+	static const struct {
+		unsigned from, to;
+	} ranges[] = {
+	    {0x01, 0x2c},
+	    {0x2f, 0x2f},
+	    {0x3a, 0x40},
+	    {0x5b, 0x5e},
+	    {0x60, 0x60},
+	    {0x7b, 0xa0},
+	    {0x1680, 0x1680},
+	    {0x2000, 0x200f},
+	    {0x2028, 0x202f},
+	    {0x205f, 0x2060},
+	    {0x3000, 0x3000},
+	    {0x3002, 0x3002},
+	    {0xfeff, 0xfeff},
+	    {0xff0e, 0xff0e},
+	    {0xff61, 0xff61},
+	};
+
+	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++)
+		if (c >= ranges[i].from && c <= ranges[i].to)
+			return true;
+	return false;
+}
+
+static const char *
+literal_error(struct str s)
+{
+	static const struct str v6 = STR_INIT("[IPv6:");
+	char buf[64];
+	unsigned char address[16];
+	bool is_v6 = s.n > v6.n && str_ieq((struct str){s.p, v6.n}, v6);
+	struct str inner = str_from(s, is_v6 ? v6.n : 1);
+
+	if (inner.n < 2 || inner.n > sizeof(buf) ||
+	    inner.p[inner.n - 1] != ']')
+		return "no IP address stands in the brackets";
+	memcpy(buf, inner.p, inner.n - 1);
+	buf[inner.n - 1] = '\0';
+	if (inet_pton(is_v6 ? AF_INET6 : AF_INET, buf, address) != 1)
+		return "no IP address stands in the brackets";
+	return NULL;
+}
+
+static const char *
+label_error(struct str label)
+{
+	size_t characters = 0;
+
+	for (size_t i = 0; i < label.n; i++)
+		characters += ((unsigned char)label.p[i] & 0xc0) != 0x80;
+	if (label.n == 0)
+		return "an empty label";
+	if (label.p[0] == '-' || label.p[label.n - 1] == '-')
+		return "a label with a hyphen at its end";
+	return characters > 63 ? "a label longer than 63 bytes" : NULL;
+}
+
+static const char *
+characters_error(struct str s)
+{
+	bool number = true;
+
+	for (size_t i = 0, len; i < s.n; i += len) {
+		unsigned c = (unsigned char)s.p[i];
+
+		len = utf8_len(s.p + i, s.n - i);
+		if (len == 0)
+			return "no valid UTF-8";
+		if (len > 1)
+			c &= 0x7fU >> len;
+		for (size_t j = 1; j < len; j++)
+			c = c << 6 | ((unsigned char)s.p[i + j] & 0x3fU);
+		if (c == 0 || is_stranger(c))
+			return "a character that is in no domain";
+		number = number && (c == '.' || (c >= '0' && c <= '9'));
+	}
+	return number ? "a number: an IP address stands in brackets" : NULL;
+}
+
+const char *
+domain_error(struct str s)
+{
+	const char *why;
+
+	if (s.n == 0)
+		return "no domain";
+	if (s.p[0] == '[')
+		return literal_error(s);
+	if (s.n > DOMAIN_MAX_BYTES)
+		return "longer than 255 bytes";
+	why = characters_error(s);
+	while (why == NULL) {
+		const char *dot = memchr(s.p, '.', s.n);
+		size_t n = dot == NULL ? s.n : (size_t)(dot - s.p);
+
+		why = label_error((struct str){s.p, n});
+		if (dot == NULL)
+			break;
+		s = str_from(s, n + 1);
+	}
+	return why;
 }
 
 static bool

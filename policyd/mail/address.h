@@ -25,6 +25,12 @@ enum {
 bool address_split(struct str s, struct str *local, struct str *domain);
 
 /*
+ * NULL, or what is wrong with a domain as an administrator writes one: the
+ * same that policyd.domain_error says in SQL.
+ */
+const char *domain_error(struct str s);
+
+/*
  * The domain in the one form that tables hold: lower case, without a trailing
  * dot, a U-label as its A-label (RFC 5890; UTS #46, as libidn2 does).  What
  * IDNA does not take stays as it is, in ASCII lower case.  false if it is

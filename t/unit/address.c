@@ -134,6 +134,50 @@ base(void)
 		    bases[i].delimiters);
 }
 
+static const struct {
+	const char *text;
+	bool good;
+} written[] = {
+    {"example.com", true},
+    {"Example.COM", true},
+    {"localhost", true},
+    {"a_b.example", true},
+    {"b\xc3\xbc" "cher.example", true},
+    {"xn--bcher-kva.example", true},
+    {"[192.0.2.1]", true},
+    {"[IPv6:2001:db8::1]", true},
+    {"1.2.com", true},
+    {"", false},
+    {".", false},
+    {"example.com.", false},
+    {".example.com", false},
+    {"a..b", false},
+    {"-a.b", false},
+    {"a-.b", false},
+    {"a b", false},
+    {"a@b", false},
+    {"a,b", false},
+    {"192.0.2.1", false},
+    {"[192.0.2]", false},
+    {"[::1]", false},
+    {"[", false},
+    {"a\xc2\xa0.b", false},
+    {"a\xe3\x80\x82" "b", false},
+    {"a\xff.b", false},
+    {"a\x01.b", false},
+    {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.b", false},
+};
+
+static void
+as_written(void)
+{
+	for (size_t i = 0; i < sizeof(written) / sizeof(written[0]); i++)
+		ok((domain_error(str_of(written[i].text)) == NULL) ==
+			written[i].good,
+		    "'%s' is %s", written[i].text,
+		    written[i].good ? "a domain" : "none");
+}
+
 int
 main(void)
 {
@@ -144,6 +188,7 @@ main(void)
 	fold_domain();
 	base();
 	respell();
+	as_written();
 	ok(local_fold(STR("BoB"), true, buf, &out) && str_eq(out, STR("bob")),
 	    "a local part is folded");
 	ok(local_fold(STR("BoB"), false, buf, &out) && str_eq(out, STR("BoB")),
