@@ -180,6 +180,29 @@ soon { $d->ask(recipient => 'new4@example.com') =~ $OK }
 'followed once PostgreSQL is there', 10;
 is($d->stop, 0, 'exit status');
 
+# A first read that is cut off behind the domains leaves the copy as good.
+{
+	my ($lock, $watch) = ($pg->dbh, $pg->dbh);
+	$lock->begin_work;
+	$lock->do('LOCK policyd.address');
+	$d->spawn;
+	soon {
+		$watch->selectrow_array(q{SELECT count(*) FROM pg_stat_activity
+			WHERE usename = 'policyd' AND wait_event_type = 'Lock'})
+	}
+	'the first read waits';
+	$pg->stop('immediate');
+	$_->{RaiseError} = 0, $_->disconnect for $lock, $watch;
+	soon {
+		my $c = $d->connect;
+		$c && defined $c->ask(protocol_state => 'CONNECT', timeout => 1)
+	}
+	'PostgreSQL is gone in the middle of it';
+	judges($d, 'served from the copy');
+	is($d->stop, 0, 'exit status');
+	$pg->start;
+}
+
 my %saved = map { $_ => slurp($_) } copies($d);
 
 $pg->stop;

@@ -196,8 +196,7 @@ read_all(struct directory *d, struct str file, uint64_t origin)
 
 	if (why != NULL)
 		return why;
-	for (int t = 0; t < DIRECTORY_TABLES; t++)
-		directory_begin(d, (enum directory_table)t);
+	directory_begin_restore(d);
 	for (int part = DIRECTORY_PARTS - 1; part >= 0; part--)
 		if (!read_part(d, part, &body)) {
 			directory_abandon(d);

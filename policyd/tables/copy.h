@@ -25,8 +25,8 @@ char *copy_path(const char *state_dir);
 int copy_save(const struct directory *d, const char *path, uint64_t origin);
 
 /*
- * Fill the (empty) directory and swap it in.  0; or -1 with what is wrong in
- * *why, and the directory answers as before.
+ * Fill the directory and swap it in: what it had before is gone.  0; or -1 with
+ * what is wrong in *why, and the directory answers as before.
  */
 int copy_load(struct directory *d, const char *path, uint64_t origin,
     const char **why);

@@ -17,6 +17,7 @@ struct directory {
 	struct strtab *table[DIRECTORY_TABLES]; /* those that answer */
 	struct strtab *next[DIRECTORY_TABLES];  /* being filled, or NULL */
 	struct strtab *names; /* domain name -> its number, from 1 */
+	struct strtab *next_names; /* those of a copy being read, or NULL */
 	bool fold;
 	bool next_fold;
 	bool subdomains; /* may there be a domain with subdomains? */
@@ -81,8 +82,22 @@ directory_begin(struct directory *d, enum directory_table table)
 }
 
 void
+directory_begin_restore(struct directory *d)
+{
+	for (int t = 0; t < DIRECTORY_TABLES; t++)
+		directory_begin(d, (enum directory_table)t);
+	strtab_free(d->next_names);
+	d->next_names = strtab_new();
+}
+
+void
 directory_swap(struct directory *d)
 {
+	if (d->next_names != NULL) {
+		strtab_free(d->names);
+		d->names = d->next_names;
+		d->next_names = NULL;
+	}
 	for (int t = 0; t < DIRECTORY_TABLES; t++) {
 		if (d->next[t] == NULL)
 			continue;
@@ -97,6 +112,8 @@ directory_swap(struct directory *d)
 void
 directory_abandon(struct directory *d)
 {
+	strtab_free(d->next_names);
+	d->next_names = NULL;
 	for (int t = 0; t < DIRECTORY_TABLES; t++) {
 		strtab_free(d->next[t]);
 		d->next[t] = NULL;
@@ -602,7 +619,7 @@ directory_part(const struct directory *d, int part)
 static bool
 is_id(const struct directory *d, uint32_t id)
 {
-	return id >= 1 && id <= strtab_count(d->names);
+	return id >= 1 && id <= strtab_count(d->next_names);
 }
 
 static bool
@@ -611,7 +628,7 @@ restore_name(struct directory *d, struct str key, struct str value)
 	if (key.n == 0 || key.n > DOMAIN_MAX_BYTES ||
 	    value.n != sizeof(uint32_t))
 		return false;
-	return strtab_set(d->names, key, value);
+	return strtab_set(d->next_names, key, value);
 }
 
 static bool

@@ -136,8 +136,13 @@ enum { DIRECTORY_PARTS = DIRECTORY_TABLES + 1 };
 const struct strtab *directory_part(const struct directory *d, int part);
 
 /*
- * Put a record of a copy back, into tables that were begun, names first.
- * false: it cannot be one.
+ * Begin all tables anew for a copy, and the list of names too: its numbers are
+ * those of the copy, whatever was read before.
+ */
+void directory_begin_restore(struct directory *d);
+
+/*
+ * Put a record of a copy back, names first.  false: it cannot be one.
  */
 bool directory_restore(struct directory *d, int part, struct str key,
     struct str value);

@@ -2,8 +2,13 @@
 
 #include "base/hash.h"
 #include "mail/address.h"
+#include "tables/copy.h"
 
 #include "tap.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 enum { NOW = 1000000 };
 
@@ -176,6 +181,43 @@ odd_rows(void)
 	directory_free(d);
 }
 
+/* A copy is all there is, also where a read that was cut off left its names. */
+static void
+copied(const struct directory *d)
+{
+	struct directory *other = directory_new(true);
+	char path[] = "/tmp/directory-XXXXXX";
+	int fd = mkstemp(path);
+	const char *why = "";
+	struct address a;
+
+	directory_begin(other, DIRECTORY_DOMAIN);
+	directory_put_domain(other, STR("new.example"), RECIPIENTS_LISTED,
+	    UNSET, 0, false, true);
+	directory_put_domain(other, STR("example.com"), RECIPIENTS_ANY, UNSET,
+	    0, false, true);
+	directory_abandon(other);
+	is_long(copy_save(d, path, 1), 0, "a copy is written");
+	is_long(copy_load(other, path, 1, &why), 0, "and read");
+	is_str(why, NULL, "without a complaint");
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		is_long(judge(other, cases[i].address, &a), cases[i].want,
+		    cases[i].address);
+	directory_put_domain(other, STR("new.example"), RECIPIENTS_LISTED,
+	    UNSET, 0, false, true);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		char buf[100];
+
+		snprintf(buf, sizeof(buf), "%.*snew.example",
+		    (int)(strchr(cases[i].address, '@') + 1 -
+			cases[i].address), cases[i].address);
+		is_long(judge(other, buf, &a), ADDRESS_NONE, buf);
+	}
+	close(fd);
+	unlink(path);
+	directory_free(other);
+}
+
 int
 main(void)
 {
@@ -190,6 +232,7 @@ main(void)
 	judge(d, "moved@example.com", &a);
 	ok(str_eq(a.reply, STR("550 5.1.6 moved")), "an address' own reply");
 	expansion(d);
+	copied(d);
 	changes(d);
 	directory_free(d);
 	exact_case();
