@@ -10,6 +10,7 @@ enum {
 	NAMES = DIRECTORY_TABLES, /* the part of a copy that is the names */
 	KEY_MAX_BYTES = sizeof(uint32_t) + LOCAL_MAX_BYTES,
 	TEXT_MAX_BYTES = 2048, /* of a reply or a destination */
+	ROWS_MAX_BYTES = 16384, /* of an alias: EXPN tells 500 bytes of them */
 	LABELS_MAX = 128,      /* of a domain of 255 bytes */
 };
 
@@ -46,6 +47,7 @@ enum {
 	ROW_EXPIRES = 2,
 	ROW_GREYLIST_SET = 4,
 	ROW_GREYLIST_YES = 8,
+	ROW_NONE = 16, /* of an alias: no more rows, but room for some */
 };
 
 /* ---- making and swapping ---- */
@@ -329,7 +331,10 @@ read_address(struct str value, int64_t now, struct address *out)
 	return ADDRESS_ALIVE;
 }
 
-/* Cut the first row off *rest: an alias has one for each destination. */
+/*
+ * Cut the first row off *rest: an alias has one for each destination.  Room
+ * behind the last is cut off as a row that is not enabled and leads nowhere.
+ */
 static struct str
 alias_row(struct str *rest, uint8_t *flags, int64_t *expires_at)
 {
@@ -337,6 +342,11 @@ alias_row(struct str *rest, uint8_t *flags, int64_t *expires_at)
 	struct str destination;
 	uint16_t len;
 
+	if (*flags & ROW_NONE) {
+		*flags = 0;
+		*rest = str_from(*rest, rest->n);
+		return STR("");
+	}
 	memcpy(&len, rest->p + n, sizeof(len));
 	destination = (struct str){rest->p + n + sizeof(len), len};
 	*rest = str_from(*rest, n + sizeof(len) + len);
@@ -537,32 +547,86 @@ directory_put_address(struct directory *d, struct str address,
 	return true;
 }
 
+/*
+ * An alias' rows lie one behind the other, and behind the last there may be
+ * room, so that a list that grows row by row is not written anew for each.
+ */
+struct alias_rows {
+	size_t len;  /* of the rows */
+	size_t last; /* where the last of them begins */
+	bool dead;   /* at that time: none of them is enabled and lasts */
+};
+
+static struct alias_rows
+measure(struct str value, int64_t at)
+{
+	struct alias_rows rows = {.dead = true};
+	struct str rest = value;
+
+	while (rest.n > 0) {
+		size_t begin = value.n - rest.n;
+		int64_t expires_at;
+		uint8_t flags;
+
+		if (alias_row(&rest, &flags, &expires_at).n == 0)
+			break;
+		rows.last = begin;
+		rows.len = value.n - rest.n;
+		if ((flags & ROW_ENABLED) != 0 && expires_at >= at)
+			rows.dead = false;
+	}
+	return rows;
+}
+
+/*
+ * Put a row behind the others.  Where there are too many it counts only if the
+ * alias lives longer by it, and takes the last one's place.
+ */
+static void
+append_row(struct strtab *t, struct str key, struct str old, struct str row,
+    int64_t expires_at, bool enabled)
+{
+	struct alias_rows rows = measure(old, expires_at);
+	size_t n, room;
+	char *all;
+
+	if (rows.len + row.n > ROWS_MAX_BYTES) {
+		if (!enabled || !rows.dead)
+			return;
+		rows.len = rows.last;
+	}
+	n = rows.len + row.n;
+	room = n <= old.n ? old.n - n : n;
+	all = mem_zalloc(n + room);
+	memcpy(all, old.p, rows.len);
+	memcpy(all + rows.len, row.p, row.n);
+	if (room > 0)
+		all[n] = ROW_NONE;
+	strtab_set(t, key, (struct str){all, n + room});
+	free(all);
+}
+
 bool
 directory_put_alias(struct directory *d, struct str address,
     struct str destination, int64_t expires_at, bool enabled)
 {
-	char key_buf[KEY_MAX_BYTES], row[TEXT_MAX_BYTES + 16], *all;
+	char key_buf[KEY_MAX_BYTES], row[TEXT_MAX_BYTES + 16];
 	struct sbuf b = sbuf_over(row, sizeof(row));
 	struct strtab *t = writable(d, DIRECTORY_ALIAS);
 	uint16_t len = (uint16_t)destination.n;
 	struct str key, old;
 
-	if (destination.n > TEXT_MAX_BYTES ||
+	if (destination.n == 0 || destination.n > TEXT_MAX_BYTES ||
 	    !key_of_text(d, fold_for(d, DIRECTORY_ALIAS), address, key_buf,
 		&key))
 		return false;
 	put_head(&b, enabled ? ROW_ENABLED : 0, expires_at);
 	sbuf_add(&b, (struct str){(const char *)&len, sizeof(len)});
 	sbuf_add(&b, destination);
-	if (!strtab_get(t, key, &old)) {
+	if (strtab_get(t, key, &old))
+		append_row(t, key, old, sbuf_str(&b), expires_at, enabled);
+	else
 		strtab_set(t, key, sbuf_str(&b));
-		return true;
-	}
-	all = mem_alloc(old.n + b.n);
-	memcpy(all, old.p, old.n);
-	memcpy(all + old.n, b.p, b.n);
-	strtab_set(t, key, (struct str){all, old.n + b.n});
-	free(all);
 	return true;
 }
 
@@ -677,6 +741,8 @@ are_alias_rows(struct str value)
 		if (!is_head(value))
 			return false;
 		n = row_head(value, &flags, &expires_at);
+		if (flags & ROW_NONE)
+			return true;
 		if (value.n - n < sizeof(len))
 			return false;
 		memcpy(&len, value.p + n, sizeof(len));

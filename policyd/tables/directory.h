@@ -104,7 +104,7 @@ void directory_set_fold(struct directory *d, bool fold_local_part);
 
 /*
  * Write one row; of two with the same key the later stands (alias rows of one
- * address add up).  false: its name or address is none, and it is left out.
+ * address add up, to 16 KiB: of more, only how long they live counts).  false: its name or address is none, and it is left out.
  */
 bool directory_put_domain(struct directory *d, struct str name,
     enum domain_recipients recipients, enum tristate greylist,

@@ -12,6 +12,7 @@ enum {
 	UNIT = 4, /* a record starts at a multiple of it: 32 bits reach 16 GiB */
 	CHUNK_UNITS = CHUNK_BYTES / UNIT,
 	FIRST_SLOTS = 4,
+	CHUNKS_MAX = UINT32_MAX / CHUNK_UNITS,
 };
 
 /*
@@ -142,6 +143,8 @@ room_for(struct strtab *t, size_t bytes)
 	if (t->chunks == 0 || t->used + units > CHUNK_UNITS) {
 		uint32_t n = (uint32_t)((bytes + CHUNK_BYTES - 1) / CHUNK_BYTES);
 
+		if (n > CHUNKS_MAX - t->chunks)
+			mem_alloc(PTRDIFF_MAX); /* out of reach: it ends */
 		t->chunk = mem_realloc(t->chunk,
 		    (t->chunks + n) * sizeof(t->chunk[0]));
 		t->chunk[t->chunks] = chunk_new(t, (size_t)n * CHUNK_BYTES);
@@ -300,6 +303,7 @@ strtab_set(struct strtab *t, struct str key, struct str value)
 	uint64_t h = hash(key.p, key.n);
 	struct shard *s = &t->shard[h >> 54];
 	struct record old = {0};
+	char *p;
 	uint32_t i;
 
 	/* At most four slots in five are taken, so that probes stay short. */
@@ -312,7 +316,11 @@ strtab_set(struct strtab *t, struct str key, struct str value)
 		t->count++;
 		return true;
 	}
-	if (!str_eq(old.value, value)) {
+	if (old.value.n == value.n) {
+		p = at_unit(t, slot_unit(s, i));
+		if (value.n > 0)
+			memcpy(p + (old.value.p - p), value.p, value.n);
+	} else {
 		give_back(t, slot_unit(s, i), old.bytes);
 		slot_set(s, i, tag_of(h), record_write(t, key, value));
 	}

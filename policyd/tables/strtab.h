@@ -7,9 +7,10 @@
  * Floor 4; uses base.  Records lie packed in chunks that never move; an index
  * of 5 bytes a slot, in 1024 shards, finds them.  Only a shard grows at a
  * time, so that no insertion stalls the loop; a lookup allocates nothing and
- * touches two cache lines besides the shard.  What is replaced or deleted
- * stays behind as waste until the table is freed: whoever fills it from
- * PostgreSQL makes a new one from time to time (strtab_waste says when).
+ * touches two cache lines besides the shard.  What is deleted, or replaced by a
+ * value of another length, stays behind as waste until the table is freed:
+ * whoever fills it from PostgreSQL makes a new one from time to time
+ * (strtab_waste says when).  A table has at most 16 GiB.
  *
  * A record of k + v bytes costs k + v + 2 rounded up to 4, and its index 6 to
  * 10 bytes.

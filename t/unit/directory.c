@@ -181,6 +181,43 @@ odd_rows(void)
 	directory_free(d);
 }
 
+/*
+ * Long lists, row by row in turn: as much memory as they have bytes, about,
+ * and alive as long as the longest of their rows.
+ */
+static void
+long_lists(void)
+{
+	enum { LISTS = 20, MEMBERS = 20000 };
+	struct directory *d = directory_new(true);
+	char address[40], member[40], out[200], name[] = "example.com";
+	struct sbuf b = sbuf_over(out, sizeof(out));
+	struct domain domain;
+	struct address a;
+	size_t bytes = 0;
+
+	DOMAIN("example.com", RECIPIENTS_LISTED, false, true);
+	for (int m = 0; m < MEMBERS; m++)
+		for (int l = 0; l < LISTS; l++) {
+			snprintf(address, sizeof(address), "l%d@example.com", l);
+			snprintf(member, sizeof(member), "m%d@x.example", m);
+			bytes += strlen(member);
+			/* Dead, and ever longer alive, to the last but one. */
+			directory_put_alias(d, str_of(address), str_of(member),
+			    NOW - MEMBERS + 2 + m, m % 3 != 0);
+		}
+	ok(directory_bytes(d) < 2 * bytes, "%zu bytes of lists in %zu", bytes,
+	    directory_bytes(d));
+	ok(!directory_wasteful(d), "no waste that another read would mend");
+	is_long(directory_count(d, DIRECTORY_ALIAS), LISTS, "lists");
+	is_long(judge(d, "l7@example.com", &a), ADDRESS_ALIVE,
+	    "a row far behind is still alive");
+	directory_domain(d, str_of(name), &domain);
+	directory_expand(d, &domain, STR("l7"), STR("+"), STR("l7@x"), NOW, &b);
+	is_str(out, "m19999@x.example", "and is where mail goes");
+	directory_free(d);
+}
+
 /* A copy is all there is, also where a read that was cut off left its names. */
 static void
 copied(const struct directory *d)
@@ -237,5 +274,6 @@ main(void)
 	directory_free(d);
 	exact_case();
 	odd_rows();
+	long_lists();
 	return tap_done();
 }
