@@ -9,6 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Of log_allowed(). */
+static const double PERIOD_S = 60;
+
 static enum log_target log_target = LOG_TO_STDERR;
 static int log_level = LOG_INFO;
 static int syslog_fd = -1;
@@ -248,12 +251,13 @@ log_line(int level, const char *fmt, ...)
 bool
 log_allowed(struct log_limit *limit, double now_s, uint64_t *suppressed)
 {
-	if (now_s < limit->next_s) {
+	/* Further away than that: somebody set the clock back. */
+	if (now_s < limit->next_s && now_s >= limit->next_s - PERIOD_S) {
 		limit->suppressed++;
 		return false;
 	}
 	*suppressed = limit->suppressed;
 	limit->suppressed = 0;
-	limit->next_s = now_s + 60;
+	limit->next_s = now_s + PERIOD_S;
 	return true;
 }
