@@ -185,15 +185,17 @@ key_of(uint32_t id, struct str local, char buf[KEY_MAX_BYTES])
 
 /*
  * The key of an address as an administrator wrote it; `@domain` is that of the
- * catch-all.  In a table that is being filled, its fold holds already.
+ * catch-all.  In a table that is being filled, its fold holds already.  Only a
+ * row to be written makes its domain a name: anybody may notify of anything.
  */
 static bool
-key_of_text(struct directory *d, bool fold, struct str text,
+key_of_text(struct directory *d, bool fold, bool make, struct str text,
     char buf[KEY_MAX_BYTES], struct str *key)
 {
 	const char *at = text.n > 0 ? memrchr(text.p, '@', text.n) : NULL;
 	char domain_buf[DOMAIN_MAX_BYTES + 1], local_buf[LOCAL_MAX_BYTES + 1];
 	struct str local, domain;
+	uint32_t id;
 
 	if (at == NULL)
 		return false;
@@ -201,8 +203,9 @@ key_of_text(struct directory *d, bool fold, struct str text,
 	if (!domain_fold(str_from(text, local.n + 1), domain_buf, &domain) ||
 	    !local_fold(local, fold, local_buf, &local))
 		return false;
-	*key = key_of(name_number(d, domain), local, buf);
-	return true;
+	id = make ? name_number(d, domain) : name_id(d, domain);
+	*key = key_of(id, local, buf);
+	return id != 0;
 }
 
 static bool
@@ -534,8 +537,8 @@ directory_put_address(struct directory *d, struct str address,
 	struct str key;
 
 	if (reply.n > TEXT_MAX_BYTES ||
-	    !key_of_text(d, fold_for(d, DIRECTORY_ADDRESS), address, key_buf,
-		&key))
+	    !key_of_text(d, fold_for(d, DIRECTORY_ADDRESS), true, address,
+		key_buf, &key))
 		return false;
 	if (greylist != UNSET)
 		flags |= ROW_GREYLIST_SET;
@@ -617,8 +620,8 @@ directory_put_alias(struct directory *d, struct str address,
 	struct str key, old;
 
 	if (destination.n == 0 || destination.n > TEXT_MAX_BYTES ||
-	    !key_of_text(d, fold_for(d, DIRECTORY_ALIAS), address, key_buf,
-		&key))
+	    !key_of_text(d, fold_for(d, DIRECTORY_ALIAS), true, address,
+		key_buf, &key))
 		return false;
 	put_head(&b, enabled ? ROW_ENABLED : 0, expires_at);
 	sbuf_add(&b, (struct str){(const char *)&len, sizeof(len)});
@@ -640,7 +643,7 @@ directory_forget(struct directory *d, enum directory_table table,
 	if (table == DIRECTORY_DOMAIN || table == DIRECTORY_DOMAIN_ALIAS) {
 		if (domain_fold(key, name, &k))
 			strtab_delete(d->table[table], k);
-	} else if (key_of_text(d, d->fold, key, buf, &k)) {
+	} else if (key_of_text(d, d->fold, false, key, buf, &k)) {
 		strtab_delete(d->table[table], k);
 	}
 }

@@ -3,6 +3,7 @@
 #include "base/hash.h"
 #include "mail/address.h"
 #include "tables/copy.h"
+#include "tables/strtab.h"
 
 #include "tap.h"
 
@@ -123,7 +124,11 @@ static void
 changes(struct directory *d)
 {
 	struct address a;
+	size_t names = strtab_count(directory_part(d, DIRECTORY_TABLES));
 
+	directory_forget(d, DIRECTORY_ADDRESS, STR("x@never.example"));
+	is_long(strtab_count(directory_part(d, DIRECTORY_TABLES)), names,
+	    "what was never there is not remembered");
 	directory_forget(d, DIRECTORY_ADDRESS, STR("BOB@Example.com"));
 	is_long(judge(d, "bob@example.com", &a), ADDRESS_NONE,
 	    "a row that was deleted is forgotten");
