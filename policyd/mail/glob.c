@@ -23,16 +23,6 @@ take(struct str s, size_t *at)
 	return c;
 }
 
-/* The same, where a backslash takes what follows it as it is. */
-static const char *
-take_quoted(struct str s, size_t *at, uint32_t *c)
-{
-	if (s.p[*at] == '\\' && ++*at == s.n)
-		return "a \\ stands at its end";
-	*c = take(s, at);
-	return NULL;
-}
-
 static uint32_t
 other_case(uint32_t c)
 {
@@ -58,16 +48,11 @@ take_set(struct str p, size_t *at, uint32_t c, bool *in)
 	size_t i = *at + outside, first = i;
 
 	for (; i < p.n && (p.p[i] != ']' || i == first);) {
-		const char *why;
-		uint32_t from, to;
+		uint32_t from = take(p, &i), to = from;
 
-		if ((why = take_quoted(p, &i, &from)) != NULL)
-			return why;
-		to = from;
 		if (i + 1 < p.n && p.p[i] == '-' && p.p[i + 1] != ']') {
 			i++;
-			if ((why = take_quoted(p, &i, &to)) != NULL)
-				return why;
+			to = take(p, &i);
 			if (to < from)
 				return "a range in a [ ] runs backwards";
 		}
@@ -81,13 +66,23 @@ take_set(struct str p, size_t *at, uint32_t c, bool *in)
 	return NULL;
 }
 
+/* What stands for itself, where a backslash may have been before it. */
+static const char *
+take_literal(struct str p, size_t *at, uint32_t *c)
+{
+	if (p.p[*at] == '\\' && ++*at == p.n)
+		return "a \\ stands at its end";
+	*c = take(p, at);
+	return NULL;
+}
+
 const char *
 glob_error(struct str pattern)
 {
+	const char *why = NULL;
 	size_t i = 0;
 
-	while (i < pattern.n) {
-		const char *why;
+	while (i < pattern.n && why == NULL) {
 		uint32_t c;
 		bool in;
 
@@ -95,12 +90,10 @@ glob_error(struct str pattern)
 			i++;
 			why = take_set(pattern, &i, 0, &in);
 		} else {
-			why = take_quoted(pattern, &i, &c);
+			why = take_literal(pattern, &i, &c);
 		}
-		if (why != NULL)
-			return why;
 	}
-	return NULL;
+	return why;
 }
 
 /* One character of the text against what stands at *p; moves both past it. */
@@ -118,7 +111,7 @@ take_match(struct str pattern, size_t *p, struct str text, size_t *t)
 		(*p)++;
 		return take_set(pattern, p, c, &in) == NULL && in;
 	}
-	return take_quoted(pattern, p, &want) == NULL &&
+	return take_literal(pattern, p, &want) == NULL &&
 	    (c == want || other_case(c) == want);
 }
 

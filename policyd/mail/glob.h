@@ -6,8 +6,8 @@
  *
  * Floor 1: pure, and nothing is allocated.  `*` is any run, `?` one character,
  * `[abc]`, `[a-z]` and `[!abc]` one of a set or none of it, `\x` the character
- * x, in a set as well.  A `]` right after `[` or `[!` and a `-` at either end
- * of a set stand for themselves.  A character is one of UTF-8, and a byte that
+ * x.  In a set a `]` right after `[` or `[!`, a `-` at either end, and all of
+ * `\ * ? [` stand for themselves.  A character is one of UTF-8, and a byte that
  * is none is one of its own.  ASCII letter case is ignored.
  */
 

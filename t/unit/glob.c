@@ -80,11 +80,12 @@ static const struct {
     {"[*]", "a", false},
     {"[?]", "a", false},
     {"[[]", "[", true},
-    {"[\\]]", "]", true},
-    {"[\\!a]", "!", true},
-    {"[a\\-c]", "b", false},
-    {"[a\\-c]", "-", true},
-    {"[\\a-\\c]", "b", true},
+    {"[\\]", "\\", true},
+    {"[\\]", "]", false},
+    {"[\\]]", "\\]", true},
+    {"[!\\]", "\\", false},
+    {"[a\\-^]", "]", true},
+    {"[a\\-^]", "b", false},
     {"]", "]", true},
     {"\\*", "*", true},
     {"\\*", "a", false},
@@ -100,7 +101,7 @@ static const struct {
 };
 
 static const char *const wrong[] = {"\\", "a\\", "*\\", "[", "[a", "[!", "[]",
-    "[!]", "[]a", "[a-", "[a-]x[", "[z-a]", "[a-A]", "[a\\", "[a-\\", "[a\\]",
+    "[!]", "[]a", "[a-", "[a-]x[", "[z-a]", "[a-A]", "[a\\", "[a-\\", "[a-z",
     "[\xc3\xbc-a]", "x[9-0]"};
 
 /* Each would take exponential time of a matcher that goes back to all stars. */
