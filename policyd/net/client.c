@@ -324,7 +324,7 @@ read_more(struct client *c)
 	ssize_t n;
 
 	if (!make_room(c)) {
-		rearm(c);
+		process(c); /* which may go on now that nothing is held back */
 		return;
 	}
 	n = recv(c->io.fd, c->buf + c->len, c->cap - c->len, MSG_DONTWAIT);
@@ -380,8 +380,8 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 			client_refuse(c, "its request takes too long");
 		else if (idle_s > 0 && left_s <= 0)
 			client_close(c);
-		else if (idle_s > 0)
-			set_timer(c, left_s);
+		else if (idle_s > 0) /* more, if the clock was set back */
+			set_timer(c, left_s < idle_s ? left_s : idle_s);
 		return;
 	}
 }
