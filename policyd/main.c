@@ -49,6 +49,7 @@ struct daemon {
 	ev_signal term, interrupt, hangup;
 	ev_timer watchdog;
 	ev_timer drain;
+	bool settled; /* ready, as far as systemd knows */
 	bool stopping;
 };
 
@@ -156,6 +157,7 @@ on_settled(void *arg)
 {
 	struct daemon *d = arg;
 
+	d->settled = true;
 	listeners_accept(d->listeners, d->server);
 	sd_notify(0, "READY=1");
 	log_line(LOG_NOTICE, "ready, version %s", POLICYD_VERSION);
@@ -193,14 +195,21 @@ reload(struct daemon *d)
 static void
 on_hangup(struct ev_loop *loop, ev_signal *w, int events)
 {
+	struct daemon *d = w->data;
 	struct timespec now;
 
 	(void)loop;
 	(void)events;
+	if (d->stopping)
+		return;
+	if (!d->settled) {
+		reload(d); /* READY comes with the tables */
+		return;
+	}
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld",
 	    (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
-	reload(w->data);
+	reload(d);
 	sd_notify(0, "READY=1");
 }
 

@@ -12,7 +12,7 @@ use lib "$FindBin::Bin/lib";
 use IO::Select;
 use IO::Socket::UNIX;
 use POSIX ();
-use Socket qw(SOCK_STREAM);
+use Socket qw(SOCK_DGRAM SOCK_STREAM);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -303,6 +303,81 @@ for my $signal (qw(TERM INT)) {
 	ok($idle->closed(1), 'an idle connection is closed');
 	is($half->pending . $idle->pending, '', 'without an answer');
 	$d->write_ini;
+}
+
+{
+	# More requests behind a refusal than a buffer holds.
+	$d->write_ini(rcpt => { errors_wait => '30s' });
+	$d->start;
+	my $held = $d->connect;
+	my $text = block(recipient => 'bob@example.com');
+	my $fits = int((65536 - 2000) / length $text);
+	$held->sock->blocking(0);
+	$held->send(block(recipient => 'no@example.com') . $text x (2 * $fits));
+	$held->sock->blocking(1);
+	is($d->ask(recipient => 'bob@example.com'), 'DUNNO', 'they are read')
+		for 1 .. 10;    # a piece a turn
+	my $began = time;
+	$d->signal('TERM');
+	like($held->reply(5) // 'none', $UNKNOWN, 'the refusal is given');
+	my $count = 0;
+	$count++ while ($held->reply(5) // '') =~ $OK;
+	cmp_ok($count, '>=', $fits, 'and what is behind it answered');
+	is($d->wait_end(10), 0, 'exit status');
+	cmp_ok(time - $began, '<', 2, 'without waiting for the reader');
+	$d->write_ini;
+}
+
+# ---- what systemd is told ----
+
+{
+	my $path = "$d->{dir}/notify.sock";
+	my $notify = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Local => $path)
+		or die "$path: $!";
+	my $told = '';
+	my $hear = sub {
+		my $sel = IO::Select->new($notify);
+		while ($sel->can_read(0.05)) {
+			recv $notify, my $text, 4096, 0;
+			$told .= "$text\n";
+		}
+		return $told;
+	};
+	my $mark = $d->log_mark;
+	my $lock = $pg->dbh;
+
+	# A first read that waits, without a copy to serve from.
+	unlink glob "$d->{statedir}/*";
+	$lock->begin_work;
+	$lock->do('LOCK policyd.address');
+	local $d->{prefix} = ['env', "NOTIFY_SOCKET=$path"];
+	$d->spawn;
+	soon { $d->log_since($mark) =~ /database connection up/ } 'it reads';
+	$d->signal('HUP');
+	soon { $d->log_since($mark) =~ /reloaded/ } 'and is told to reload';
+	unlike($hear->(), qr/READY=1/, 'that does not make it ready');
+	$lock->rollback;
+	soon { $hear->() =~ /^READY=1$/m } 'what was read does';
+	$told = '';
+	$d->signal('HUP');
+	soon { $hear->() =~ /^RELOADING=1\nMONOTONIC_USEC=\d+\nREADY=1$/m }
+	'a reload is told';
+
+	# Somebody who reads no answers keeps it from ending at once.
+	my $slow = $d->connect;
+	$slow->sock->blocking(0);
+	$slow->send(block() x 20) for 1 .. 500;
+	is($d->ask(recipient => 'bob@example.com'), 'DUNNO', 'a slow reader');
+	$mark = $d->log_mark;
+	$told = '';
+	$d->signal('TERM');
+	soon { $d->log_since($mark) =~ /stopping/ } 'told to stop';
+	$d->signal('HUP');
+	is($d->wait_end(10), 0, 'exit status');
+	unlike($d->log_since($mark), qr/reloaded/, 'and no more to reload');
+	like($hear->(), qr/\ASTOPPING=1\n\z/, 'so it is told');
+	close $notify;
+	unlink $path;
 }
 
 # ---- sockets ----
