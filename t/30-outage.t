@@ -9,7 +9,10 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use File::Temp ();
+use IO::Socket::UNIX;
 use POSIX ();
+use Socket qw(SOCK_STREAM);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -226,6 +229,30 @@ $pg->stop;
 	$pg->start;
 	soon { ($fresh->ask(recipient => 'bob@example.com') // '') =~ $OK }
 	'it serves once PostgreSQL is there', 10;
+	is($fresh->stop, 0, 'exit status');
+	$pg->stop;
+}
+
+# ---- several hosts ----
+
+{
+	# The first takes the connection and never says a word.
+	my $mute = File::Temp->newdir;
+	my $port = IO::Socket::UNIX->new(
+		Type   => SOCK_STREAM,
+		Local  => "$mute/.s.PGSQL.5432",
+		Listen => 10
+	) or die "$mute: $!";
+	$pg->start;
+	my $fresh = PolicydTest->new(
+		conninfo => $pg->conninfo(
+			user => 'policyd',
+			host => "$mute,$pg->{dir}"
+		),
+		ini => { database => \%database }
+	)->start(until => 'reply');
+	soon { ($fresh->ask(recipient => 'bob@example.com') // '') =~ $OK }
+	'a host that hangs gives way to the next', 20;
 	is($fresh->stop, 0, 'exit status');
 	$pg->stop;
 }

@@ -9,6 +9,10 @@
 
 static const double FIRST_RETRY_S = 0.1;
 
+/* What says where to connect: lists, with as many elements or with one. */
+enum { PLACES = 3 };
+static const char *const places[PLACES] = {"host", "hostaddr", "port"};
+
 struct db_session {
 	struct ev_loop *loop;
 	struct db_handlers on;
@@ -24,6 +28,7 @@ struct db_session {
 	double up_since; /* when the connection was made */
 	bool flushing;   /* libpq holds bytes that the socket did not take */
 	char *broken;    /* why to drop it, found inside a caller's call */
+	char *turned[PLACES]; /* the lists to connect to, or NULL: conninfo's */
 
 	db_done_fn *done;
 	void *done_arg;
@@ -123,6 +128,49 @@ fail(struct db_session *s, enum db_outcome outcome)
 
 /* ---- connecting ---- */
 
+/* `a,b,c` becomes `b,c,a`. */
+static char *
+turn(const char *list)
+{
+	const char *comma = strchr(list, ',');
+	char *turned = NULL;
+
+	if (comma == NULL)
+		return mem_strdup(list);
+	if (asprintf(&turned, "%s,%.*s", comma + 1, (int)(comma - list),
+		list) == -1)
+		abort();
+	return turned;
+}
+
+static void
+forget_turn(struct db_session *s)
+{
+	for (int i = 0; i < PLACES; i++) {
+		free(s->turned[i]);
+		s->turned[i] = NULL;
+	}
+}
+
+/*
+ * The time is over, and libpq would begin with the host that hangs each time:
+ * the next attempt begins with the one behind it.
+ */
+static void
+turn_hosts(struct db_session *s)
+{
+	PQconninfoOption *all = PQconninfo(s->conn);
+
+	forget_turn(s);
+	for (const PQconninfoOption *o = all; o != NULL && o->keyword != NULL;
+	     o++)
+		for (int i = 0; i < PLACES; i++)
+			if (strcmp(o->keyword, places[i]) == 0 &&
+			    o->val != NULL)
+				s->turned[i] = turn(o->val);
+	PQconninfoFree(all);
+}
+
 static void
 connect_step(struct db_session *s, PostgresPollingStatusType status)
 {
@@ -139,6 +187,7 @@ connect_step(struct db_session *s, PostgresPollingStatusType status)
 		ev_timer_stop(s->loop, &s->timer);
 		s->state = DB_IDLE;
 		s->up_since = ev_now(s->loop);
+		forget_turn(s);
 		watch(s, EV_READ);
 		if (s->on.up != NULL)
 			s->on.up(s->on.arg);
@@ -160,9 +209,11 @@ start_connecting(struct db_session *s)
 	static const char *const keys[] = {"keepalives_idle",
 	    "keepalives_interval", "keepalives_count", "tcp_user_timeout",
 	    "gssencmode", "fallback_application_name", "dbname",
-	    "client_encoding", NULL};
+	    "client_encoding", "host", "hostaddr", "port", NULL};
+	/* One that is NULL changes nothing. */
 	const char *const values[] = {"30", "10", "3", "30000", "disable",
-	    "policyd", s->conninfo, "UTF8", NULL};
+	    "policyd", s->conninfo, "UTF8", s->turned[0], s->turned[1],
+	    s->turned[2], NULL};
 
 	s->state = DB_CONNECTING;
 	s->conn = PQconnectStartParams(keys, values, 1);
@@ -283,6 +334,8 @@ on_io(struct ev_loop *loop, ev_io *w, int events)
 	(void)events;
 	/* libpq may close the socket: epoll must have let go of it before. */
 	ev_io_stop(loop, w);
+	if (s->broken != NULL)
+		return; /* the timer drops it in this turn or the next */
 	if (s->state == DB_CONNECTING)
 		connect_step(s, PQconnectPoll(s->conn));
 	else
@@ -309,6 +362,7 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 		start_connecting(s);
 		break;
 	case DB_CONNECTING:
+		turn_hosts(s);
 		go_down(s, DB_TIMEOUT, "no connection within the time");
 		break;
 	case DB_BUSY:
@@ -323,8 +377,8 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 static void
 break_later(struct db_session *s, struct str why)
 {
-	free(s->broken);
-	s->broken = mem_strndup(why.p, why.n);
+	if (s->broken == NULL)
+		s->broken = mem_strndup(why.p, why.n);
 	set_timer(s, 0);
 }
 
@@ -384,6 +438,7 @@ db_session_free(struct db_session *s)
 	PQfinish(s->conn);
 	free(s->conninfo);
 	free(s->broken);
+	forget_turn(s);
 	free(s);
 }
 

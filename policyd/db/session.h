@@ -8,7 +8,8 @@
  *
  * A session is in exactly one state.  It connects by itself, and again when it
  * is lost: after 0.1 s, then twice as long each time up to reconnect_max_s, a
- * random half of it more or less.  At most one query is in flight, and every
+ * random half of it more or less.  Where conninfo has several hosts and the time
+ * for an attempt is over, the next one begins with the host after the first.  At most one query is in flight, and every
  * wait has a deadline.  Each query that db_query() takes is answered by one
  * call of its done function: never from inside db_query(), and never after
  * db_session_free().  Callbacks run from the loop; none may free the session.
