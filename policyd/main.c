@@ -16,6 +16,7 @@
 #include "tables/verify.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <grp.h>
 #include <idn2.h>
@@ -87,6 +88,19 @@ use_log(const struct daemon *d)
 
 /* ---- being nobody special ---- */
 
+/* What is opened first must not take the number that the log is written to. */
+static void
+fill_standard_descriptors(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd != -1 && fd <= STDERR_FILENO);
+	if (fd != -1)
+		close(fd);
+}
+
 static int
 make_state_dir(const struct config *config, uid_t uid, gid_t gid)
 {
@@ -97,7 +111,7 @@ make_state_dir(const struct config *config, uid_t uid, gid_t gid)
 			return 0;
 		return -1;
 	}
-	return geteuid() == 0 ? chown(dir, uid, gid) : 0;
+	return geteuid() == 0 ? lchown(dir, uid, gid) : 0;
 }
 
 /* 0, or -1 with what is wrong logged. */
@@ -184,7 +198,7 @@ reload(struct daemon *d)
 	policy_reconfigure(d->policy, config);
 	server_reconfigure(d->server, config);
 	feed_reconfigure(d->feed, config);
-	listeners_commit(d->listeners);
+	listeners_commit(d->listeners, config);
 	raise_descriptors(config);
 	if (strcmp(old->policyd.user, config->policyd.user) != 0)
 		log_line(LOG_WARNING, "[policyd] user takes a restart");
@@ -412,6 +426,7 @@ main(int argc, char **argv)
 		print_usage(stderr);
 		return EX_USAGE;
 	}
+	fill_standard_descriptors();
 	umask(0077);
 	hash_init();
 	srand48(time(NULL) ^ getpid());

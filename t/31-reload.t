@@ -180,7 +180,7 @@ my $d = daemon()->start;
 	$d->signal('HUP');
 	soon { PolicydTest::Conn->new("unix:$d->{dir}/second.sock") }
 	'a new unix socket';
-	my $conn = PolicydTest::Conn->new("inet:127.0.0.1:$port");
+	my $conn = wait_for { PolicydTest::Conn->new("inet:127.0.0.1:$port") };
 	ok($conn, 'a new TCP socket');
 	like($conn->ask(recipient => 'no@example.com'), $UNKNOWN, 'answers')
 		if $conn;
@@ -380,6 +380,15 @@ for my $signal (qw(TERM INT)) {
 	unlink $path;
 }
 
+{
+	# No log and no input: their numbers are not those of sockets.
+	local $d->{prefix} = [qw(sh -c), 'exec "$@" <&- >&- 2>&-', 'sh'];
+	$d->start;
+	is(join(' ', map { readlink "/proc/$d->{pid}/fd/$_" } 0 .. 2),
+		'/dev/null /dev/null /dev/null', 'started without descriptors');
+	is($d->stop, 0, 'exit status');
+}
+
 # ---- sockets ----
 
 # Run it until it ends by itself: it must refuse to start.
@@ -464,7 +473,21 @@ sub refuses {
 {
 	$d->write_ini(policyd => { socket_mode => '0600' });
 	$d->start;
-	is((stat $d->{socket})[2] & 07777, 0600, 'socket_mode');
+	my $inode = (stat $d->{socket})[1];
+	is((stat _)[2] & 07777, 0600, 'socket_mode');
+	$d->write_ini(policyd => { socket_mode => '0666' });
+	$d->signal('HUP');
+	soon { ((stat $d->{socket})[2] & 07777) == 0666 } 'another, by SIGHUP';
+	is((stat $d->{socket})[1], $inode, 'of the same socket');
+	my @group = grep { $_ != (stat $d->{socket})[5] } split ' ', $);
+	push @group, 1 if $> == 0;
+	SKIP: {
+		skip 'of one group only', 1 if !@group;
+		$d->write_ini(
+			policyd => { socket_group => scalar getgrgid $group[0] });
+		$d->signal('HUP');
+		soon { (stat $d->{socket})[5] == $group[0] } 'another group';
+	}
 	is($d->stop, 0, 'exit status');
 	$d->write_ini;
 	$d->start;

@@ -167,21 +167,28 @@ clear_path(const struct sockaddr_un *sun)
 	return unlink(sun->sun_path) == 0 ? NULL : strerror(errno);
 }
 
+/*
+ * now: the group it has.  Only root may give it to any; who is not says so and
+ * goes on.  The folder may belong to somebody who puts a link there: it is not
+ * followed.
+ */
 static const char *
-set_owner(const char *path, const struct config *config)
+set_group(const char *path, const struct config *config, gid_t now)
 {
 	const char *group = config->policyd.socket_group;
 	const struct group *g;
 
-	if (chmod(path, (mode_t)config->policyd.socket_mode) == -1)
-		return strerror(errno);
 	if (group[0] == '\0')
 		return NULL;
 	g = getgrnam(group);
 	if (g == NULL)
 		return "socket_group: there is no such group";
-	if (chown(path, (uid_t)-1, g->gr_gid) == -1 && geteuid() == 0)
+	if (g->gr_gid == now || lchown(path, (uid_t)-1, g->gr_gid) == 0)
+		return NULL;
+	if (geteuid() == 0)
 		return strerror(errno);
+	log_line(LOG_WARNING, "%s is not of socket_group %s: %s", path, group,
+	    strerror(errno));
 	return NULL;
 }
 
@@ -203,8 +210,8 @@ open_unix(struct listeners *all, const struct endpoint *at,
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd == -1)
 		return strerror(errno);
-	/* Nobody may connect before owner and mode are as they should be. */
-	mask = umask(0777);
+	/* Nobody can connect before listen(): it is as it should be by then. */
+	mask = umask(~(mode_t)config->policyd.socket_mode & 0777);
 	rc = bind(fd, (const struct sockaddr *)&sun, sizeof(sun));
 	umask(mask);
 	if (rc == -1) {
@@ -212,7 +219,7 @@ open_unix(struct listeners *all, const struct endpoint *at,
 		close(fd);
 		return why;
 	}
-	why = set_owner(at->path, config);
+	why = set_group(at->path, config, (gid_t)-1);
 	if (why == NULL &&
 	    (listen(fd, BACKLOG) == -1 || lstat(at->path, &st) == -1))
 		why = strerror(errno);
@@ -306,6 +313,15 @@ keep(struct listeners *all, const struct endpoint *at)
 	return found;
 }
 
+/* Is what stands at its path still the socket that was made here? */
+static bool
+is_there(const struct listener *l, struct stat *st)
+{
+	return l->at.is_unix && !l->inherited &&
+	    lstat(l->at.path, st) == 0 && S_ISSOCK(st->st_mode) &&
+	    st->st_dev == l->dev && st->st_ino == l->ino;
+}
+
 static void
 close_one(struct listeners *all, struct listener *l)
 {
@@ -313,10 +329,27 @@ close_one(struct listeners *all, struct listener *l)
 
 	ev_io_stop(all->loop, &l->io);
 	close(l->io.fd);
-	if (l->at.is_unix && !l->inherited && lstat(l->at.path, &st) == 0 &&
-	    S_ISSOCK(st.st_mode) && st.st_dev == l->dev && st.st_ino == l->ino)
+	if (is_there(l, &st))
 		unlink(l->at.path);
 	free(l);
+}
+
+/* One that stays, with another config: that may open it to others. */
+static void
+adjust(const struct listener *l, const struct config *config)
+{
+	mode_t mode = (mode_t)config->policyd.socket_mode;
+	struct stat st;
+	const char *why = NULL;
+
+	if (l->fresh || !is_there(l, &st))
+		return;
+	if ((st.st_mode & 0777) != mode && chmod(l->at.path, mode) == -1)
+		why = strerror(errno);
+	if (why == NULL)
+		why = set_group(l->at.path, config, st.st_gid);
+	if (why != NULL)
+		log_failure(&l->at, "it keeps its mode and group", why);
 }
 
 static void
@@ -406,9 +439,11 @@ listeners_prepare(struct listeners *all, const struct config *config)
 }
 
 void
-listeners_commit(struct listeners *all)
+listeners_commit(struct listeners *all, const struct config *config)
 {
 	close_if(all, is_unwanted);
+	for (const struct listener *l = all->first; l != NULL; l = l->next)
+		adjust(l, config);
 	rearm(all);
 }
 

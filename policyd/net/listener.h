@@ -34,8 +34,11 @@ void listeners_free(struct listeners *all);
  */
 int listeners_prepare(struct listeners *all, const struct config *config);
 
-/* Close what the config prepared last does not ask for. */
-void listeners_commit(struct listeners *all);
+/*
+ * Close what the config prepared last does not ask for, and give what stays its
+ * mode and group.
+ */
+void listeners_commit(struct listeners *all, const struct config *config);
 
 /* Accept for this server from now on. */
 void listeners_accept(struct listeners *all, struct server *server);
