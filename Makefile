@@ -11,7 +11,7 @@ SAN      ?=
 
 # Debian packages: to build and to run the demo; for the tests besides; for lint.
 PACKAGES = gcc libc6-dev libev-dev libpq-dev libiniparser-dev libsystemd-dev \
-	libidn2-dev libpcre2-dev libxxhash-dev postgresql-15 postfix perl
+	libidn2-dev libpcre2-dev libpsl-dev libxxhash-dev publicsuffix postgresql-15 postfix perl
 TEST_PACKAGES = $(PACKAGES) libdbd-pg-perl mandoc systemd
 LINT_PACKAGES = $(PACKAGES) clang clang-tidy clang-format clang-tools \
 	libclang-rt-14-dev cppcheck shellcheck valgrind
@@ -33,7 +33,7 @@ MY_CPP = -std=c11 -D_GNU_SOURCE -DPOLICYD_VERSION='"$(VERSION)"' -Ipolicyd -I$(B
 	-isystem /usr/include/postgresql
 MY_C   = $(WARN) $(HARDEN) $(SAN)
 MY_LD  = -pie -Wl,-z,relro,-z,now $(SAN)
-LIBS   = -lev -lpq -liniparser -lsystemd -lidn2 -lpcre2-8 -lxxhash -lm
+LIBS   = -lev -lpq -liniparser -lsystemd -lidn2 -lpsl -lpcre2-8 -lxxhash -lm
 
 ROOMS  = base mail config db tables policy net
 SRC    = $(foreach r,$(ROOMS),$(wildcard policyd/$r/*.c))

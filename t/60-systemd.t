@@ -16,8 +16,8 @@ use Test::More;
 
 my $TOP = abs_path(dirname(__FILE__) . '/..');
 my $BOOT = "$TOP/../shared/tools/with-systemd.sh";
-my @PACKAGES = qw(libev4 libidn2-0 libiniparser1 libpq5 libsystemd0 libxxhash0
-    perl postfix postgresql-15);
+my @PACKAGES = qw(libev4 libidn2-0 libiniparser1 libpq5 libpsl5 libsystemd0
+    libxxhash0 perl postfix postgresql-15 publicsuffix);
 my $wanted = $ENV{POLICYD_SYSTEMD_TEST} // '';
 my $dir = tempdir(CLEANUP => 1);
 
