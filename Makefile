@@ -42,6 +42,7 @@ CTLOBJ = $(patsubst %.c,$(B)/obj/%.o,$(wildcard policyd/ctl/*.c))
 UNITS  = $(patsubst t/unit/%.c,$(B)/t/unit/%.t,$(wildcard t/unit/*.c))
 FUZZ   = $(filter-out replay,$(patsubst t/fuzz/%.c,%,$(wildcard t/fuzz/*.c)))
 REPLAY = $(FUZZ:%=$(B)/t/fuzz/%.t)
+TOOLS  = $(patsubst t/tools/%.c,$(B)/t/tools/%,$(wildcard t/tools/*.c))
 BENCH  = $(patsubst t/bench/%.c,$(B)/t/bench/%,$(wildcard t/bench/*.c))
 
 .DELETE_ON_ERROR:
@@ -88,6 +89,10 @@ $(B)/t/fuzz/%-replay: $(B)/obj/t/fuzz/replay.o $(B)/obj/t/fuzz/%.o $(LIBOBJ)
 $(B)/t/fuzz/%-fuzz: $(B)/obj/t/fuzz/%.o $(LIBOBJ)
 	@mkdir -p $(@D)
 	$(CC) $(MY_LD) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+$(B)/t/tools/%: $(B)/obj/t/tools/%.o $(LIBOBJ)
+	@mkdir -p $(@D)
+	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(B)/t/bench/%: $(B)/obj/t/bench/%.o
 	@mkdir -p $(@D)
@@ -141,8 +146,8 @@ test: packages-test ## everything: units, fuzz corpora, PostgreSQL and Postfix
 	@$(MAKE) --no-print-directory check
 
 # What test and sanitize run, on the programs of this build.
-check: all $(UNITS) $(REPLAY)
-	POLICYD=$(abspath $(B)/policyd) POLICYCTL=$(abspath $(B)/policyctl) \
+check: all $(UNITS) $(REPLAY) $(TOOLS)
+	POLICYD=$(abspath $(B)/policyd) POLICYCTL=$(abspath $(B)/policyctl) TOOLS=$(abspath $(B)/t/tools) \
 		prove --timer $(PROVE_FLAGS) $(UNITS) $(REPLAY) $(TESTS)
 
 sanitize: packages-test ## the same under AddressSanitizer and UBSan
@@ -152,7 +157,7 @@ sanitize: packages-test ## the same under AddressSanitizer and UBSan
 		$(MAKE) --no-print-directory check B=build-asan CFLAGS='-O1 -g -fno-omit-frame-pointer' \
 		SAN='-fsanitize=address,undefined -fno-sanitize-recover=all'
 
-units: $(UNITS) $(REPLAY) $(BENCH)
+units: $(UNITS) $(REPLAY) $(TOOLS) $(BENCH)
 
 lint: packages-lint ## the strict set with gcc and clang, then the analysers
 	@$(MAKE) --no-print-directory B=build-gcc CFLAGS='-O2 -Werror $(GCC_WARN)' all units

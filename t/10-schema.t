@@ -59,6 +59,8 @@ my %columns = (
 	address => 'address greylist reply expires_at enabled',
 	alias => 'address destination expires_at enabled',
 	domain_alias => 'name target',
+	list_entry => 'list value comment',
+	rule => 'id priority state conditions action shadow enabled comment',
 );
 for my $table (sort keys %columns) {
 	is(join(' ', column("SELECT attname FROM pg_attribute
@@ -395,14 +397,14 @@ is(announced("UPDATE policyd.address SET address = 'eve\@example.com'"),
 is(announced('DELETE FROM policyd.address'), 'address:eve@example.com',
     'DELETE');
 is(announced('DELETE FROM policyd.address'), '', 'no row, nothing');
-is(announced(rows(20)), join(' ', sort map { "address:u$_\@x" } 1 .. 20),
-    '20 rows');
+is(announced(rows(1000)), join(' ', sort map { "address:u$_\@x" } 1 .. 1000),
+    '1000 rows');
 is(announced("UPDATE policyd.address SET address = 'v' || address"),
-    join(' ', sort map { ("address:u$_\@x", "address:vu$_\@x") } 1 .. 20),
-    '20 rows, old and new keys');
+    join(' ', sort map { ("address:u$_\@x", "address:vu$_\@x") } 1 .. 1000),
+    '1000 rows, old and new keys');
 is(announced('DELETE FROM policyd.address'),
-    join(' ', sort map { "address:vu$_\@x" } 1 .. 20), '20 rows less');
-is(announced(rows(21)), 'address', '21 rows, the table');
+    join(' ', sort map { "address:vu$_\@x" } 1 .. 1000), '1000 rows less');
+is(announced(rows(1001)), 'address', '1001 rows, the table');
 is(announced('UPDATE policyd.address SET enabled = false'), 'address',
     'the same for UPDATE');
 is(announced('DELETE FROM policyd.address'), 'address', 'and for DELETE');
