@@ -82,6 +82,7 @@ static const struct {
     {STR_INIT("cust"), HEAD, MAYBE},
     {STR_INIT("client"), HEAD, MAYBE},
     {STR_INIT("user"), HEAD, MAYBE},
+    {STR_INIT("members"), WHOLE, MAYBE},
     {STR_INIT("subs"), WHOLE, MAYBE},
     {STR_INIT("abo"), WHOLE, MAYBE},
     {STR_INIT("home"), WHOLE, MAYBE},
@@ -120,6 +121,7 @@ static const struct {
     {STR_INIT("outbound"), PART, MAIL},
     {STR_INIT("outgoing"), PART, MAIL},
     {STR_INIT("sender"), HEAD, MAIL},
+    {STR_INIT("send"), WHOLE, MAIL},
     {STR_INIT("delivery"), HEAD, MAIL},
     {STR_INIT("newsletter"), PART, MAIL},
     {STR_INIT("bounce"), HEAD, MAIL},
@@ -131,17 +133,19 @@ static const struct {
 static bool
 fits(struct str run, struct str word, enum where where)
 {
-	switch (where) {
-	case WHOLE:
-		return str_eq(run, word);
-	case HEAD:
-		return run.n >= word.n && memcmp(run.p, word.p, word.n) == 0;
-	case TAIL:
-		return run.n >= word.n &&
-		    memcmp(run.p + run.n - word.n, word.p, word.n) == 0;
-	case PART:
-		return memmem(run.p, run.n, word.p, word.n) != NULL;
-	}
+	size_t at = 0, last;
+
+	if (run.n < word.n || (where == WHOLE && run.n > word.n))
+		return false;
+	last = run.n - word.n;
+	if (where == TAIL)
+		at = last;
+	else if (where == HEAD)
+		last = 0;
+	for (; at <= last; at++)
+		if (run.p[at] == word.p[0] &&
+		    memcmp(run.p + at, word.p, word.n) == 0)
+			return true;
 	return false;
 }
 
@@ -172,6 +176,7 @@ struct squeezed {
 	char c[DOMAIN_MAX_BYTES];
 	uint8_t at[DOMAIN_MAX_BYTES];
 	size_t n;
+	size_t run; /* the longest one of decimal digits in the name itself */
 };
 
 static bool
@@ -183,8 +188,13 @@ is_separator(char c)
 static void
 squeeze(struct str name, struct squeezed *s)
 {
-	s->n = 0;
+	size_t run = 0;
+
+	s->n = s->run = 0;
 	for (size_t i = 0; i < name.n; i++) {
+		run = name.p[i] >= '0' && name.p[i] <= '9' ? run + 1 : 0;
+		if (run > s->run)
+			s->run = run;
 		if (is_separator(name.p[i]))
 			continue;
 		s->c[s->n] = name.p[i];
@@ -263,6 +273,25 @@ find_run(struct str name, const char *digits)
 	return 0;
 }
 
+/* Four octets without anything between them, or as one number. */
+static size_t
+find_joined(struct str name, const unsigned o[4])
+{
+	char text[16];
+	size_t end;
+
+	snprintf(text, sizeof(text), "%u%u%u%u", o[0], o[1], o[2], o[3]);
+	if ((end = find_run(name, text)) != 0)
+		return end;
+	snprintf(text, sizeof(text), "%03u%03u%03u%03u", o[0], o[1], o[2],
+	    o[3]);
+	if ((end = find_run(name, text)) != 0)
+		return end;
+	snprintf(text, sizeof(text), "%u",
+	    o[0] << 24 | o[1] << 16 | o[2] << 8 | o[3]);
+	return find_run(name, text);
+}
+
 /* Four octets written in that order, or three side by side. */
 static size_t
 find_octets(struct str name, const struct squeezed *s, const unsigned o[4])
@@ -274,16 +303,7 @@ find_octets(struct str name, const struct squeezed *s, const unsigned o[4])
 		if ((end = find_numbers(name, base, o, 3)) != 0 ||
 		    (end = find_numbers(name, base, o + 1, 3)) != 0)
 			return end;
-	snprintf(text, sizeof(text), "%u%u%u%u", o[0], o[1], o[2], o[3]);
-	if ((end = find_run(name, text)) != 0)
-		return end;
-	snprintf(text, sizeof(text), "%03u%03u%03u%03u", o[0], o[1], o[2],
-	    o[3]);
-	if ((end = find_run(name, text)) != 0)
-		return end;
-	snprintf(text, sizeof(text), "%u",
-	    o[0] << 24 | o[1] << 16 | o[2] << 8 | o[3]);
-	if ((end = find_run(name, text)) != 0)
+	if (s->run >= 4 && (end = find_joined(name, o)) != 0)
 		return end;
 	snprintf(text, sizeof(text), "%02x%02x%02x%02x", o[0], o[1], o[2],
 	    o[3]);
