@@ -19,6 +19,7 @@ LINT_PACKAGES = $(PACKAGES) clang clang-tidy clang-format clang-tools \
 TESTS  = $(wildcard t/*.t)
 PROVE_FLAGS  ?=
 FUZZ_SECONDS ?= 60
+VALGRIND = valgrind -q --leak-check=full --error-exitcode=99
 GCC_WARN   = -Wcast-align=strict -Wformat-overflow=2 -Wformat-signedness -Wduplicated-cond \
 	-Wlogical-op -Walloc-zero -Wstringop-overflow=4 -Warray-bounds=2 -Wjump-misses-init \
 	-fanalyzer
@@ -159,6 +160,13 @@ sanitize: packages-test ## the same under AddressSanitizer and UBSan
 
 units: $(UNITS) $(REPLAY) $(TOOLS) $(BENCH)
 
+# (Tests of time and memory may fail at its speed: what it says decides.)
+valgrind: packages-test packages-lint ## the units, the corpora and the daemon under valgrind
+	@$(MAKE) --no-print-directory all units
+	@POLICYCTL=$(abspath $(B)/policyctl) TOOLS=$(abspath $(B)/t/tools) VALGRIND='$(VALGRIND)' \
+		t/valgrind.sh $(abspath $(B)) sh -c 'prove --timer --exec "$$UNDER --trace-children=yes" \
+			$(UNITS) $(REPLAY); prove --timer $(wildcard t/2*.t t/3*.t)'
+
 lint: packages-lint ## the strict set with gcc and clang, then the analysers
 	@$(MAKE) --no-print-directory B=build-gcc CFLAGS='-O2 -Werror $(GCC_WARN)' all units
 	@$(MAKE) --no-print-directory B=build-clang CC=clang CFLAGS='-O2 -Werror $(CLANG_WARN)' all units
@@ -195,5 +203,5 @@ help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: all analyse bench check clean demo fuzz help install lint uninstall packages packages-test packages-lint sanitize test \
-	test-systemd units
+	test-systemd units valgrind
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

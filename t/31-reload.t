@@ -384,8 +384,8 @@ for my $signal (qw(TERM INT)) {
 	# No log and no input: their numbers are not those of sockets.
 	local $d->{prefix} = [qw(sh -c), 'exec "$@" <&- >&- 2>&-', 'sh'];
 	$d->start;
-	is(join(' ', map { readlink "/proc/$d->{pid}/fd/$_" } 0 .. 2),
-		'/dev/null /dev/null /dev/null', 'started without descriptors');
+	unlike(join(' ', map { readlink "/proc/$d->{pid}/fd/$_" } 0 .. 2),
+		qr/socket:|anon_inode:/, 'started without descriptors');
 	is($d->stop, 0, 'exit status');
 }
 
