@@ -265,6 +265,69 @@ gives('domain_alias add m n', 1, '',
 gives('domain_alias list', 0, "name  target\nn     example.com\n", '');
 gives('domain_alias remove N', 0, "domain_alias N removed\n", '');
 
+# ---- rules and lists ----
+
+gives('list add', 2, '',
+    qr/^policyctl: list is missing\nusage: policyctl list add LIST VALUE \[COM/);
+gives('list enable x', 2, '', qr/^policyctl: say list add, .* list list$/);
+gives('rule add 10', 2, '',
+    qr/^policyctl: action is missing\nusage: .* PRIORITY ACTION \[COND.*\.\]$/);
+gives('rule enable', 2, '', qr/^policyctl: id is missing/);
+gives([qw(list add blocked Bob@example.com), 'sells =things'], 0,
+    "list blocked: Bob\@example.com added\n", '');
+gives('list add blocked bob@EXAMPLE.com', 1, '',
+    "policyctl: list blocked: bob\@EXAMPLE.com is there already\n");
+gives('list add BLOCKED bob@EXAMPLE.com', 0,
+    "list BLOCKED: bob\@EXAMPLE.com added\n", '');
+gives('list add blocked ::1', 1, '',
+    qr/^policyctl: "::1" does not fit the list "blocked".*\nhint: Write it/);
+gives('list add nets 192.0.2.1/24', 1, '',
+    qr/the network is 192\.0\.2\.0\/24\nhint: Write/);
+gives('list list blocked', 0, "list     value            comment\n"
+    . "blocked  Bob\@example.com  sells =things\n", '');
+gives('list list value=bob@example.com', 0, qr/\A.*\n(?:.*\n){2}\z/, '');
+gives('list remove blocked BOB@example.com', 0,
+    "list blocked: BOB\@example.com removed\n", '');
+gives('list remove blocked BOB@example.com', 1, '',
+    "policyctl: there is no list blocked: BOB\@example.com\n");
+
+gives('rule add 10 DUNNO', 0, "rule 1 added\n", '');
+gives(['rule', 'add', '5', 'REJECT 5.7.1 No, thanks', 'comment=for = Bob',
+    'sender=x@y', 'state=VRFY', 'helo_name = "a\\b{c"', 'shadow=yes'], 0,
+    "rule 2 added\n", '');
+gives('rule list', 0, <<'END', '');
+id  priority  state  conditions                       action                   shadow  enabled  comment
+2   5         VRFY   sender=x@y; helo_name = "a\b{c"  REJECT 5.7.1 No, thanks  yes     yes      for = Bob
+1   10        -                                       DUNNO                    no      yes      -
+END
+gives(['rule', 'add', '1', 'DUNNO', 'sendr = x'], 1, '',
+    "policyctl: \"sendr = x\" is no condition: \"sendr\" is no attribute\n"
+    . "hint: Write an attribute such as sender, recipient_domain or "
+    . "client_address; policyd.rules(5) has them all.\n");
+gives('rule add 1 bounce', 1, '', qr/^policyctl: "bounce" is no action.*\nhint/);
+gives('rule add 1 OK state=QUIT', 1, '', qr/"QUIT" is no SMTP state\nhint: /);
+gives('rule add first OK', 1, '', qr/integer: "first"\nhint: /);
+gives(['rule', 'add', '1', 'DUNNO', 'client_address in list:BLOCKED'], 1, '',
+    qr/^policyctl: the list "BLOCKED" holds mail addresses.*\nhint: Write/);
+gives('rule disable 1', 0, "rule 1 disabled\n", '');
+gives('rule list enabled=no', 0, qr/\A.*\n1 .*\n\z/, '');
+gives('rule list conditions=sender=x@y', 0, qr/\A.*\n2 .*\n\z/, '');
+gives('rule enable 1', 0, "rule 1 enabled\n", '');
+gives('rule enable 99', 1, '', "policyctl: there is no rule 99\n");
+gives('rule remove 1', 0, "rule 1 removed\n", '');
+{
+	my ($status, $out) = policyctl('-c', $ini, qw(--json rule list));
+	is_deeply(decode_json($out), [{ id => 2, priority => 5, state => 'VRFY',
+	    conditions => ['sender=x@y', 'helo_name = "a\\b{c"'],
+	    action => 'REJECT 5.7.1 No, thanks', shadow => JSON::PP::true,
+	    enabled => JSON::PP::true, comment => 'for = Bob' }],
+	    'rules as JSON') or diag $out;
+	($status, $out) = policyctl('-c', $ini, qw(--json rule add 1 OK));
+	my $added = decode_json($out);
+	is($added->{added}, 1, 'a rule that is added, as JSON');
+	gives("rule remove $added->{id}", 0, "rule $added->{id} removed\n", '');
+}
+
 {
 	my $as_daemon = spew('daemon.ini', sprintf
 	    "[database]\nconninfo = \"%s\"\n", $pg->conninfo(user => 'policyd'));

@@ -27,9 +27,11 @@ struct ctl {
 };
 
 /* What was given for each column of a table; NULL: nothing. */
-enum { COLUMNS_MAX = 6 };
+enum { COLUMNS_MAX = 8 };
 struct values {
 	const char *of[COLUMNS_MAX];
+	char **many; /* for the column that is an array: the conditions */
+	size_t many_count;
 };
 
 /* table: the one that the command is about, or NULL. */
@@ -105,7 +107,7 @@ bool table_allows(const struct table *table, ctl_run_fn *run);
 bool args_parse(const struct table *table, enum ctl_args args, char **argv,
     size_t argc, struct values *out);
 
-/* Print them as the help does: ` NAME [RECIPIENTS [GREYLIST]]`. */
+/* Print them as the help does: ` PRIORITY ACTION [CONDITION]...`. */
 void args_print(const struct table *table, enum ctl_args args, FILE *to);
 
 /* NULL if there is none of this name. */

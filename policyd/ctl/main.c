@@ -38,6 +38,8 @@ static const struct object {
     {"address", row_verbs, "address"},
     {"alias", row_verbs, "alias"},
     {"domain_alias", row_verbs, "domain_alias"},
+    {"list", row_verbs, "list_entry"},
+    {"rule", row_verbs, "rule"},
     {0},
 };
 

@@ -5,6 +5,7 @@
  * typed travels as parameters.
  */
 
+#include "base/mem.h"
 #include "base/str.h"
 #include "ctl/ctl.h"
 
@@ -14,30 +15,50 @@
 
 enum { SQL_MAX_BYTES = 1024 };
 
-enum type { TEXT, OTHER };
+enum type {
+	TEXT,  /* compared without letter case */
+	OTHER,
+	ARRAY, /* takes all arguments that are left */
+};
 
 struct table {
 	const char *name;
-	size_t keys;     /* how many of the columns tell rows apart */
-	size_t required; /* how many a new row must have */
+	const char *label;    /* of a row, in what is said */
+	const char *between;  /* the first part of its key and the second */
+	const char *order_by;
+	size_t keys;          /* how many of the columns tell rows apart */
+	size_t required;      /* how many arguments a new row must have */
+	/* The columns of a new row's arguments; none: all, in their order. */
+	size_t arguments[COLUMNS_MAX], argument_count;
 	struct column {
 		const char *name; /* NULL after the last */
-		enum type type;   /* text is compared without letter case */
+		enum type type;
 	} columns[COLUMNS_MAX + 1];
 };
 
+enum { RULE_PRIORITY = 1, RULE_CONDITIONS = 3, RULE_ACTION = 4 };
+
 static const struct table tables[] = {
-    {"domain", 1, 1,
+    {"domain", "domain", "", "lower(name)", 1, 1, {0}, 0,
 	{{"name", TEXT}, {"recipients", TEXT}, {"greylist", OTHER},
 	    {"max_recipients", OTHER}, {"subdomains", OTHER},
 	    {"enabled", OTHER}}},
-    {"address", 1, 1,
+    {"address", "address", "", "lower(address)", 1, 1, {0}, 0,
 	{{"address", TEXT}, {"greylist", OTHER}, {"reply", TEXT},
 	    {"expires_at", OTHER}, {"enabled", OTHER}}},
-    {"alias", 2, 2,
+    {"alias", "alias", " to ", "lower(address), lower(destination)", 2, 2, {0},
+	0,
 	{{"address", TEXT}, {"destination", TEXT}, {"expires_at", OTHER},
 	    {"enabled", OTHER}}},
-    {"domain_alias", 1, 2, {{"name", TEXT}, {"target", TEXT}}},
+    {"domain_alias", "domain_alias", "", "lower(name)", 1, 2, {0}, 0,
+	{{"name", TEXT}, {"target", TEXT}}},
+    {"list_entry", "list", ": ", "list, lower(value)", 2, 2, {0}, 0,
+	{{"list", OTHER}, {"value", TEXT}, {"comment", TEXT}}},
+    {"rule", "rule", "", "priority, id", 1, 2,
+	{RULE_PRIORITY, RULE_ACTION, RULE_CONDITIONS}, 3,
+	{{"id", OTHER}, {"priority", OTHER}, {"state", TEXT},
+	    {"conditions", ARRAY}, {"action", TEXT}, {"shadow", OTHER},
+	    {"enabled", OTHER}, {"comment", TEXT}}},
 };
 
 const struct table *
@@ -85,7 +106,8 @@ args_bounds(const struct table *table, enum ctl_args args, size_t *least,
 		break;
 	case ARGS_ROW:
 		*least = table->required;
-		*most = columns;
+		*most = table->argument_count > 0 ? table->argument_count :
+						    columns;
 		break;
 	case ARGS_KEY:
 		*least = *most = table->keys;
@@ -100,6 +122,24 @@ args_bounds(const struct table *table, enum ctl_args args, size_t *least,
 	}
 }
 
+/* The column that the i-th argument is for. */
+static size_t
+column_of(const struct table *table, enum ctl_args args, size_t i)
+{
+	return args == ARGS_ROW && table->argument_count > 0 ?
+	    table->arguments[i] :
+	    i;
+}
+
+static bool
+is_required(const struct table *table, size_t c)
+{
+	for (size_t i = 0; i < table->required; i++)
+		if (column_of(table, ARGS_ROW, i) == c)
+			return true;
+	return false;
+}
+
 void
 args_print(const struct table *table, enum ctl_args args, FILE *to)
 {
@@ -107,30 +147,41 @@ args_print(const struct table *table, enum ctl_args args, FILE *to)
 
 	args_bounds(table, args, &least, &most);
 	for (size_t i = 0; i < most; i++) {
+		const struct column *column =
+		    &table->columns[column_of(table, args, i)];
+
 		fputs(i < least ? " " : " [", to);
-		for (const char *p = table->columns[i].name; *p != '\0'; p++)
+		for (const char *p = column->name; *p != '\0'; p++)
 			fputc(toupper((unsigned char)*p), to);
+		if (column->type == ARRAY && args == ARGS_ROW)
+			fputs("...", to);
 	}
 	for (size_t i = least; i < most; i++)
 		fputc(']', to);
 }
 
-/* The column that an argument is for; *value is set to what it says. */
-static size_t
-args_column(const struct table *table, const char *arg, size_t *next,
+/*
+ * The column of COLUMN=VALUE, with *value set to what it says; or -1.  No
+ * attribute of a request has the name of a column, so that this can be no
+ * condition of a rule.
+ */
+static int
+named_column(const struct table *table, enum ctl_args args, const char *arg,
     const char **value)
 {
 	const char *equals = strchr(arg, '=');
-	int c = -1;
+	int c;
 
-	*value = arg;
-	if (equals != NULL && table != NULL)
-		c = column_named(table,
-		    (struct str){arg, (size_t)(equals - arg)});
-	if (c == -1)
-		return (*next)++;
+	if (equals == NULL || table == NULL)
+		return -1;
+	c = column_named(table, (struct str){arg, (size_t)(equals - arg)});
+	if (c == -1 || (args != ARGS_ROW && args != ARGS_FILTER &&
+			   (size_t)c >= table->keys))
+		return -1;
+	if (args == ARGS_ROW && table->columns[c].type == ARRAY)
+		return -1;
 	*value = equals + 1;
-	return (size_t)c;
+	return c;
 }
 
 bool
@@ -141,14 +192,21 @@ args_parse(const struct table *table, enum ctl_args args, char **argv,
 
 	args_bounds(table, args, &least, &most);
 	*out = (struct values){0};
+	out->many = mem_alloc((argc + 1) * sizeof(*out->many));
 	for (size_t i = 0; i < argc; i++) {
-		const char *value;
-		size_t c = args_column(table, argv[i], &next, &value);
+		const char *value = argv[i];
+		int named = named_column(table, args, argv[i], &value);
+		size_t c;
 
-		if (c >= most) {
+		if (named == -1 && next >= most) {
 			ctl_complain(NULL, "\"%s\" is one argument too many",
 			    argv[i]);
 			return false;
+		}
+		c = named != -1 ? (size_t)named : column_of(table, args, next);
+		if (args == ARGS_ROW && table->columns[c].type == ARRAY) {
+			out->many[out->many_count++] = argv[i];
+			continue;
 		}
 		if (out->of[c] != NULL) {
 			ctl_complain(NULL, "%s is given twice",
@@ -156,8 +214,12 @@ args_parse(const struct table *table, enum ctl_args args, char **argv,
 			return false;
 		}
 		out->of[c] = value;
+		if (named == -1)
+			next++;
 	}
-	for (size_t c = 0; c < least; c++) {
+	for (size_t i = 0; i < least; i++) {
+		size_t c = column_of(table, args, i);
+
 		if (out->of[c] != NULL)
 			continue;
 		ctl_complain(NULL, "%s is missing", table->columns[c].name);
@@ -207,24 +269,44 @@ add_where(struct statement *s, const struct table *table,
 			sbuf_addf(&s->sql,
 			    "lower(%s) = lower($%zu::text COLLATE \"C\")",
 			    column->name, s->n);
+		else if (column->type == ARRAY)
+			sbuf_addf(&s->sql, "$%zu = ANY (%s)", s->n,
+			    column->name);
 		else
 			sbuf_addf(&s->sql, "%s = $%zu", column->name, s->n);
 	}
 }
 
-/* The row as it is called in a message: its key. */
+/* The row as it is called in a message: its key, which may be new. */
 static const char *
-row_name(const struct table *table, const struct values *values, char *buf,
-    size_t size)
+row_name(const struct table *table, const struct values *values,
+    const PGresult *result, char *buf, size_t size)
 {
 	struct sbuf b = sbuf_over(buf, size);
 
-	sbuf_add(&b, str_of(table->name));
+	sbuf_add(&b, str_of(table->label));
+	if (PQntuples(result) == 1) {
+		sbuf_addf(&b, " %s", PQgetvalue(result, 0, 0));
+		return buf;
+	}
 	for (size_t c = 0; c < table->keys; c++)
 		if (values->of[c] != NULL)
-			sbuf_addf(&b, "%s%s", c == 1 ? " to " : " ",
+			sbuf_addf(&b, "%s%s", c == 1 ? table->between : " ",
 			    values->of[c]);
 	return buf;
+}
+
+static void
+print_done(const struct ctl *ctl, const char *done, const char *name,
+    PGresult *result)
+{
+	if (!ctl->json)
+		printf("%s %s\n", name, done);
+	else if (PQntuples(result) == 1)
+		printf("{\"%s\": %s, \"%s\": %s}\n", done, PQcmdTuples(result),
+		    PQfname(result, 0), PQgetvalue(result, 0, 0));
+	else
+		printf("{\"%s\": %s}\n", done, PQcmdTuples(result));
 }
 
 /* Run a statement that changes rows, and say what it did. */
@@ -234,25 +316,50 @@ change(struct ctl *ctl, const struct table *table, const struct values *values,
 {
 	PGresult *result = ctl_try(ctl, s->sql.p, s->n, s->params);
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	ExecStatusType got = PQresultStatus(result);
 	char name[2048];
 	enum ctl_status status = CTL_NO;
 
-	row_name(table, values, name, sizeof(name));
+	row_name(table, values, result, name, sizeof(name));
 	if (sqlstate != NULL && strcmp(sqlstate, "23505") == 0) {
 		ctl_complain(NULL, "%s is there already", name);
-	} else if (PQresultStatus(result) != PGRES_COMMAND_OK) {
+	} else if (got != PGRES_COMMAND_OK && got != PGRES_TUPLES_OK) {
 		ctl_complain_of(result);
 	} else if (strcmp(PQcmdTuples(result), "0") == 0) {
 		ctl_complain(NULL, "there is no %s", name);
 	} else {
-		if (ctl->json)
-			printf("{\"%s\": %s}\n", done, PQcmdTuples(result));
-		else
-			printf("%s %s\n", name, done);
+		print_done(ctl, done, name, result);
 		status = CTL_YES;
 	}
 	PQclear(result);
 	return status;
+}
+
+/* `{"a","b"}`, which lives as long as the program. */
+static const char *
+array_of(char *const *items, size_t count)
+{
+	size_t n = 3;
+	char *array, *p;
+
+	for (size_t i = 0; i < count; i++)
+		n += 3 + 2 * strlen(items[i]);
+	p = array = mem_alloc(n);
+	*p++ = '{';
+	for (size_t i = 0; i < count; i++) {
+		if (i > 0)
+			*p++ = ',';
+		*p++ = '"';
+		for (const char *c = items[i]; *c != '\0'; c++) {
+			if (*c == '"' || *c == '\\')
+				*p++ = '\\';
+			*p++ = *c;
+		}
+		*p++ = '"';
+	}
+	*p++ = '}';
+	*p = '\0';
+	return array;
 }
 
 /* ---- the commands ---- */
@@ -265,18 +372,24 @@ rows_add(struct ctl *ctl, const struct table *table,
 
 	begin(&s, "INSERT INTO", table);
 	for (size_t c = 0; table->columns[c].name != NULL; c++) {
+		const char *value = values->of[c];
+
+		if (table->columns[c].type == ARRAY)
+			value = array_of(values->many, values->many_count);
 		/* Empty: leave it to the default, so that the next can be set. */
-		if (values->of[c] == NULL ||
-		    (values->of[c][0] == '\0' && c >= table->required))
+		if (value == NULL || (value[0] == '\0' && !is_required(table, c)))
 			continue;
 		sbuf_addf(&s.sql, "%s%s", s.n == 0 ? " (" : ", ",
 		    table->columns[c].name);
-		s.params[s.n++] = values->of[c];
+		s.params[s.n++] = value;
 	}
 	sbuf_add(&s.sql, STR(") VALUES ("));
 	for (size_t i = 1; i <= s.n; i++)
 		sbuf_addf(&s.sql, "%s$%zu", i > 1 ? ", " : "", i);
 	sbuf_addc(&s.sql, ')');
+	/* A key that PostgreSQL gives is news. */
+	if (!is_required(table, 0))
+		sbuf_addf(&s.sql, " RETURNING %s", table->columns[0].name);
 	return change(ctl, table, values, &s, "added");
 }
 
@@ -319,16 +432,22 @@ enum ctl_status
 rows_list(struct ctl *ctl, const struct table *table,
     const struct values *values)
 {
+	static const char FOR_PEOPLE[] =
+	    "SELECT id, priority, state,"
+	    " array_to_string(conditions, '; ') AS conditions,"
+	    " action, shadow, enabled, comment FROM";
+	bool has_array = column_named(table, STR("conditions")) != -1;
 	struct statement s;
 	PGresult *result;
 
-	begin(&s, ctl->json ? "SELECT row_to_json(t) FROM" : "SELECT * FROM",
+	begin(&s,
+	    ctl->json     ? "SELECT row_to_json(t) FROM" :
+		has_array ? FOR_PEOPLE :
+			    "SELECT * FROM",
 	    table);
 	sbuf_add(&s.sql, STR(" AS t"));
 	add_where(&s, table, values);
-	for (size_t c = 0; c < table->keys; c++)
-		sbuf_addf(&s.sql, "%slower(%s)", c == 0 ? " ORDER BY " : ", ",
-		    table->columns[c].name);
+	sbuf_addf(&s.sql, " ORDER BY %s", table->order_by);
 	result = ctl_query(ctl, s.sql.p, s.n, s.params);
 	if (result == NULL)
 		return CTL_NO;
