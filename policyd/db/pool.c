@@ -1,0 +1,295 @@
+#include "db/pool.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <ev.h>
+#include <stdlib.h>
+
+struct db_call {
+	struct db_pool *pool;
+	struct db_call *next; /* in the queue */
+	struct slot *slot;    /* NULL while it waits */
+	char *sql;
+	char **params;
+	int n;
+	ev_timer deadline; /* while it waits */
+	double due;
+	db_done_fn *done; /* NULL: cancelled */
+	void *arg;
+};
+
+struct slot {
+	struct db_pool *pool;
+	struct db_session *session;
+	struct db_call *call; /* in flight */
+	bool ready;           /* up, and its setup is done */
+	bool failed;          /* the last thing heard of it: it is down */
+};
+
+struct db_pool {
+	struct ev_loop *loop;
+	struct slot *slots;
+	int count;
+	char *setup;
+	char *parameter;
+	struct db_call *first, **last;
+	int queued;
+	struct log_limit limit;
+};
+
+static const double SETUP_TIMEOUT_S = 5;
+
+static void pump(struct db_pool *p);
+
+static void
+call_free(struct db_call *c)
+{
+	ev_timer_stop(c->pool->loop, &c->deadline);
+	for (int i = 0; i < c->n; i++)
+		free(c->params[i]);
+	free(c->params);
+	free(c->sql);
+	free(c);
+}
+
+static void
+unqueue(struct db_call *c)
+{
+	struct db_pool *p = c->pool;
+	struct db_call **at = &p->first;
+
+	while (*at != c)
+		at = &(*at)->next;
+	*at = c->next;
+	if (c->next == NULL)
+		p->last = at;
+	p->queued--;
+}
+
+/* The call is over: its owner hears of it, if there still is one. */
+static void
+finish(struct db_call *c, enum db_outcome outcome, PGresult *res)
+{
+	db_done_fn *done = c->done;
+	void *arg = c->arg;
+
+	call_free(c);
+	if (done != NULL)
+		done(arg, outcome, res);
+	else
+		PQclear(res);
+}
+
+static void
+on_result(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct slot *s = arg;
+	struct db_call *c = s->call;
+
+	s->call = NULL;
+	if (outcome == DB_LOST || outcome == DB_TIMEOUT)
+		s->ready = false;
+	finish(c, outcome, res);
+	pump(s->pool);
+}
+
+static void
+on_deadline(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct db_call *c = w->data;
+
+	(void)loop;
+	(void)events;
+	unqueue(c);
+	finish(c, DB_TIMEOUT, NULL);
+}
+
+static void
+start(struct slot *s, struct db_call *c)
+{
+	double left_s = c->due - ev_now(s->pool->loop);
+
+	unqueue(c);
+	ev_timer_stop(s->pool->loop, &c->deadline);
+	s->call = c;
+	c->slot = s;
+	db_query(s->session, c->sql, c->n, (const char *const *)c->params,
+	    left_s > 0 ? left_s : 0, on_result, s);
+}
+
+static void
+pump(struct db_pool *p)
+{
+	for (int i = 0; i < p->count && p->first != NULL; i++) {
+		struct slot *s = &p->slots[i];
+
+		if (s->ready && s->call == NULL &&
+		    db_session_state(s->session) == DB_IDLE)
+			start(s, p->first);
+	}
+}
+
+/* ---- sessions ---- */
+
+static void
+on_setup(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct slot *s = arg;
+
+	PQclear(res);
+	if (outcome == DB_OK) {
+		s->ready = true;
+		s->failed = false;
+		pump(s->pool);
+	} else if (outcome == DB_REFUSED) {
+		db_session_drop(s->session, "the session cannot be set up");
+	}
+}
+
+static void
+on_up(void *arg)
+{
+	struct slot *s = arg;
+	const char *params[] = {s->pool->parameter};
+
+	if (s->pool->setup != NULL) {
+		db_query(s->session, s->pool->setup, 1, params,
+		    SETUP_TIMEOUT_S, on_setup, s);
+		return;
+	}
+	s->ready = true;
+	s->failed = false;
+	pump(s->pool);
+}
+
+/* Is there a session, or one that may come up yet? */
+static bool
+has_hope(const struct db_pool *p)
+{
+	for (int i = 0; i < p->count; i++)
+		if (!p->slots[i].failed)
+			return true;
+	return false;
+}
+
+/* Nobody is left to serve them: they hear of it now, not at their deadline. */
+static void
+fail_queue(struct db_pool *p)
+{
+	while (p->first != NULL && !has_hope(p)) {
+		struct db_call *c = p->first;
+
+		unqueue(c);
+		finish(c, DB_LOST, NULL);
+	}
+}
+
+static void
+on_down(void *arg, const char *why)
+{
+	struct slot *s = arg;
+	uint64_t suppressed;
+
+	s->ready = false;
+	s->failed = true;
+	if (log_allowed(&s->pool->limit, ev_now(s->pool->loop), &suppressed)) {
+		struct log_entry e;
+
+		log_begin(&e, LOG_WARNING, "database session down");
+		log_str(&e, "error", str_of(why));
+		if (suppressed > 0)
+			log_int(&e, "suppressed", (int64_t)suppressed);
+		log_end(&e);
+	}
+	fail_queue(s->pool);
+}
+
+/* ---- calls ---- */
+
+struct db_call *
+db_pool_query(struct db_pool *p, const char *sql, int n,
+    const char *const *params, double timeout_s, db_done_fn *done, void *arg)
+{
+	struct db_call *c;
+
+	if (!has_hope(p) || p->queued >= DB_QUEUE_MAX)
+		return NULL;
+	c = mem_zalloc(sizeof(*c));
+	c->pool = p;
+	c->sql = mem_strdup(sql);
+	c->n = n;
+	c->params = mem_zalloc((size_t)n * sizeof(c->params[0]));
+	for (int i = 0; i < n; i++)
+		c->params[i] = params[i] != NULL ? mem_strdup(params[i]) : NULL;
+	c->done = done;
+	c->arg = arg;
+	c->due = ev_now(p->loop) + timeout_s;
+	*p->last = c;
+	p->last = &c->next;
+	p->queued++;
+	ev_timer_init(&c->deadline, on_deadline, timeout_s, 0);
+	c->deadline.data = c;
+	ev_timer_start(p->loop, &c->deadline);
+	pump(p);
+	return c;
+}
+
+void
+db_call_cancel(struct db_call *call)
+{
+	if (call->slot != NULL) {
+		call->done = NULL; /* its answer will be thrown away */
+		return;
+	}
+	unqueue(call);
+	call_free(call);
+}
+
+/* ---- life ---- */
+
+struct db_pool *
+db_pool_new(struct ev_loop *loop, const struct db_options *options,
+    int sessions, const char *setup, const char *parameter)
+{
+	struct db_pool *p = mem_zalloc(sizeof(*p));
+
+	p->loop = loop;
+	p->last = &p->first;
+	p->count = sessions;
+	p->slots = mem_zalloc((size_t)sessions * sizeof(p->slots[0]));
+	if (setup != NULL) {
+		p->setup = mem_strdup(setup);
+		p->parameter = mem_strdup(parameter);
+	}
+	for (int i = 0; i < sessions; i++) {
+		struct slot *s = &p->slots[i];
+		struct db_handlers handlers = {on_up, on_down, NULL, s};
+
+		s->pool = p;
+		s->session = db_session_new(loop, options, &handlers);
+	}
+	return p;
+}
+
+void
+db_pool_free(struct db_pool *p)
+{
+	if (p == NULL)
+		return;
+	for (int i = 0; i < p->count; i++) {
+		db_session_free(p->slots[i].session);
+		if (p->slots[i].call != NULL)
+			finish(p->slots[i].call, DB_LOST, NULL);
+	}
+	while (p->first != NULL) {
+		struct db_call *c = p->first;
+
+		unqueue(c);
+		finish(c, DB_LOST, NULL);
+	}
+	free(p->slots);
+	free(p->setup);
+	free(p->parameter);
+	free(p);
+}

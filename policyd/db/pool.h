@@ -1,0 +1,40 @@
+#ifndef POLICYD_DB_POOL_H
+#define POLICYD_DB_POOL_H
+
+/*
+ * db pool - some sessions that share one bounded queue of statements.
+ *
+ * Floor 4.  Knows nothing of mail.  A call is answered by one call of its done
+ * function, from the loop, within its time, whether it was sent or still
+ * waited; or never, once it was cancelled.
+ */
+
+#include "db/session.h"
+
+struct db_pool;
+struct db_call;
+
+enum { DB_QUEUE_MAX = 1000 };
+
+/*
+ * setup, if not NULL, is a statement that every new connection runs first; it
+ * gets the one parameter.  All strings are copied.
+ */
+struct db_pool *db_pool_new(struct ev_loop *loop,
+    const struct db_options *options, int sessions, const char *setup,
+    const char *parameter);
+
+/* NULL is allowed.  Calls that are not over are answered DB_LOST at once. */
+void db_pool_free(struct db_pool *p);
+
+/*
+ * Run one statement with n text parameters, all copied.  NULL if no session is
+ * to be had (all have failed) or the queue is full: done is never called then.
+ */
+struct db_call *db_pool_query(struct db_pool *p, const char *sql, int n,
+    const char *const *params, double timeout_s, db_done_fn *done, void *arg);
+
+/* done will not be called.  The statement may go on at the server. */
+void db_call_cancel(struct db_call *call);
+
+#endif
