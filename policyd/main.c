@@ -7,12 +7,13 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "config/config.h"
+#include "mail/host.h"
 #include "net/listener.h"
 #include "net/server.h"
 #include "policy/decide.h"
 #include "schema_version.h"
-#include "tables/directory.h"
 #include "tables/feed.h"
+#include "tables/tables.h"
 #include "tables/verify.h"
 
 #include <errno.h>
@@ -43,7 +44,7 @@ struct daemon {
 	struct config *config;
 	struct ev_loop *loop;
 	struct listeners *listeners;
-	struct directory *directory;
+	struct tables tables;
 	struct policy *policy;
 	struct server *server;
 	struct feed *feed;
@@ -309,17 +310,17 @@ run(struct daemon *d)
 	}
 	start_signals(d);
 	start_watchdog(d);
-	d->directory = directory_new(d->config->rcpt.fold_local_part);
-	d->policy = policy_new(d->config, d->directory);
+	tables_init(&d->tables, d->config->rcpt.fold_local_part);
+	d->policy = policy_new(d->loop, d->config, &d->tables);
 	d->server = server_new(d->loop, d->config, d->policy,
 	    listeners_resume, d->listeners);
-	d->feed = feed_new(d->loop, d->config, d->directory, on_settled, d);
+	d->feed = feed_new(d->loop, d->config, &d->tables, on_settled, d);
 	ev_run(d->loop, 0);
 	rc = 0;
 	server_free(d->server);
 	feed_free(d->feed);
 	policy_free(d->policy);
-	directory_free(d->directory);
+	tables_fini(&d->tables);
 	log_line(LOG_NOTICE, "stopped");
 free_listeners:
 	listeners_free(d->listeners);
@@ -351,7 +352,11 @@ verify_accounts(const struct daemon *d)
 static int
 test(const struct daemon *d)
 {
-	int bad = verify_accounts(d) +
+	int bad;
+
+	/* What is wrong is printed, not logged. */
+	log_init(LOG_TO_STDERR, LOG_CRIT);
+	bad = verify_accounts(d) +
 	    tables_verify(d->config, d->file, stderr);
 
 	if (bad == 0)
@@ -429,6 +434,9 @@ main(int argc, char **argv)
 	fill_standard_descriptors();
 	umask(0077);
 	hash_init();
+	if (!host_init())
+		fprintf(stderr, "policyd: no Public Suffix List: every client "
+				"is its network\n");
 	srand48(time(NULL) ^ getpid());
 	d.config = config_load(d.file, &errors);
 	if (d.config == NULL) {
@@ -442,5 +450,6 @@ main(int argc, char **argv)
 		rc = run(&d);
 	}
 	config_free(d.config);
+	host_done();
 	return rc;
 }

@@ -12,6 +12,7 @@
 
 enum state {
 	READING, /* a request is awaited, or some of it is here */
+	ASKING,  /* a request is being judged: its bytes must stay in place */
 	HOLDING, /* an answer is kept back until the timer fires */
 	WRITING, /* an answer waits for the socket to take it */
 };
@@ -29,7 +30,9 @@ struct client {
 	char *buf;      /* NULL where there is nothing in it */
 	size_t cap;
 	size_t len;
+	size_t at;      /* what stands before it was answered, or is asked */
 	size_t scanned; /* request_parse() keeps its place */
+	struct check *check; /* ASKING */
 
 	char *out;      /* HOLDING, WRITING: what is to be written */
 	size_t out_len;
@@ -60,7 +63,7 @@ release_buffer(struct client *c)
 	else
 		free(c->buf);
 	c->buf = NULL;
-	c->cap = c->len = c->scanned = 0;
+	c->cap = c->len = c->at = c->scanned = 0;
 }
 
 /* Room for more bytes; false where there are as many as there may be. */
@@ -71,7 +74,7 @@ make_room(struct client *c)
 		take_buffer(c);
 	if (c->len < c->cap)
 		return true;
-	if (c->cap >= REQUEST_MAX_BYTES)
+	if (c->cap >= REQUEST_MAX_BYTES || c->state == ASKING)
 		return false;
 	c->cap *= 4;
 	if (c->cap > REQUEST_MAX_BYTES)
@@ -88,6 +91,8 @@ client_close(struct client *c)
 	struct server *s = c->server;
 	bool was_full = server_is_full(s);
 
+	if (c->check != NULL)
+		decide_cancel(c->check);
 	ev_io_stop(s->loop, &c->io);
 	ev_timer_stop(s->loop, &c->timer);
 	close(c->io.fd);
@@ -169,6 +174,11 @@ rearm(struct client *c)
 			ev_timer_stop(c->server->loop, &c->timer);
 		c->timing = c->len > 0;
 		break;
+	case ASKING:
+		ev_timer_stop(c->server->loop, &c->timer);
+		c->timing = false;
+		watch(c, !c->eof && c->len < c->cap ? EV_READ : 0);
+		break;
 	case HOLDING:
 		/* Reading on is how a client that hangs up is noticed. */
 		watch(c, may_read ? EV_READ : 0);
@@ -228,16 +238,13 @@ write_kept(struct client *c)
 	return true;
 }
 
-/* Answer one request.  false: the client is closed. */
+/* Give one answer.  false: the client is closed. */
 static bool
-answer(struct client *c, const struct request *r)
+deliver(struct client *c, const struct answer *a)
 {
 	struct server *s = c->server;
-	struct answer *a = &s->answer;
 	ssize_t sent;
 
-	s->requests++;
-	decide(s->policy, r, ev_now(s->loop), a);
 	if (a->n == 0) {
 		client_close(c);
 		return false;
@@ -261,6 +268,32 @@ answer(struct client *c, const struct request *r)
 
 /* ---- requests ---- */
 
+static void
+on_decided(void *arg, const struct answer *a)
+{
+	struct client *c = arg;
+
+	c->check = NULL;
+	c->state = READING;
+	if (deliver(c, a))
+		process(c);
+}
+
+/* Judge one request.  false: the client is closed. */
+static bool
+ask(struct client *c, const struct request *r)
+{
+	struct server *s = c->server;
+
+	s->requests++;
+	c->check = decide(s->policy, r, ev_now(s->loop), &s->answer,
+	    on_decided, c);
+	if (c->check == NULL)
+		return deliver(c, &s->answer);
+	c->state = ASKING;
+	return true;
+}
+
 /* The peer sent no more and everything is answered. */
 static void
 finish(struct client *c)
@@ -276,12 +309,13 @@ static void
 process(struct client *c)
 {
 	struct request r;
-	size_t at = 0, used;
+	size_t used;
 	const char *why;
+	bool answered;
 
-	while (c->state == READING && at < c->len) {
-		enum request_status status = request_parse(&r, c->buf + at,
-		    c->len - at, &c->scanned, &used, &why);
+	while (c->state == READING && c->at < c->len) {
+		enum request_status status = request_parse(&r, c->buf + c->at,
+		    c->len - c->at, &c->scanned, &used, &why);
 
 		if (status == REQUEST_BAD) {
 			client_refuse(c, why);
@@ -289,16 +323,22 @@ process(struct client *c)
 		}
 		if (status == REQUEST_MORE)
 			break;
-		at += used;
-		if (!answer(c, &r))
+		c->at += used;
+		if (!ask(c, &r))
 			return;
 	}
-	if (at > 0 && at < c->len)
-		memmove(c->buf, c->buf + at, c->len - at);
-	c->len -= at;
+	if (c->state == ASKING) {
+		rearm(c);
+		return;
+	}
+	answered = c->at > 0;
+	if (answered && c->at < c->len)
+		memmove(c->buf, c->buf + c->at, c->len - c->at);
+	c->len -= c->at;
+	c->at = 0;
 	if (c->len == 0)
 		release_buffer(c);
-	if (at > 0 && c->state == READING && c->timing) {
+	if (answered && c->state == READING && c->timing) {
 		/* What follows is another request, with its own time. */
 		ev_timer_stop(c->server->loop, &c->timer);
 		c->timing = false;
@@ -339,7 +379,7 @@ read_more(struct client *c)
 	}
 	if (c->len == 0)
 		release_buffer(c);
-	if (c->state == HOLDING && c->eof && is_gone(c))
+	if (c->eof && (c->state == HOLDING || c->state == ASKING) && is_gone(c))
 		client_close(c);
 	else
 		process(c);
@@ -368,6 +408,8 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 
 	(void)events;
 	switch (c->state) {
+	case ASKING:
+		return;
 	case HOLDING:
 		if (write_kept(c))
 			process(c);

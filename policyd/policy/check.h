@@ -4,28 +4,60 @@
 /*
  * check - one request on its way through the stages.
  *
- * Floor 5; uses base, mail, config, tables.  A stage looks at the check and
- * either answers it or leaves it to the next; decide.c has the order.
+ * Floor 6; uses base, mail, config, tables.  A stage looks at the check and
+ * answers it, leaves it to the next, or waits; decide.c has the order.
  */
 
 #include "config/config.h"
 #include "mail/address.h"
-#include "mail/request.h"
+#include "mail/host.h"
 #include "policy/session.h"
 #include "tables/directory.h"
+#include "tables/rule.h"
+#include "tables/tables.h"
+
+struct policy;
+struct script_call;
+
+enum step {
+	STEP_NEXT,     /* the next stage may answer */
+	STEP_ANSWERED, /* action and reason are set */
+	STEP_WAITING,  /* check_resume() follows, from the loop */
+};
+
+/* What a script that a stage waited for came back with. */
+enum script_state {
+	SCRIPT_NONE,    /* none was called by this stage */
+	SCRIPT_WAITING,
+	SCRIPT_WENT_ON, /* it had nothing to say */
+};
+
+/* For policyctl explain: told of each step, where not NULL. */
+struct check_trace {
+	void (*rule)(void *arg, const struct rule *rule,
+	    const struct condition *failed);
+	void (*script)(void *arg, struct str name);
+	void (*stage)(void *arg, const char *name, enum step step);
+	void *arg;
+};
 
 struct check {
+	struct policy *policy;
 	const struct config *config;
-	const struct directory *directory;
+	struct tables *tables;
 	struct sessions *sessions;
 	const struct request *request;
 	double now; /* seconds since 1970 */
 	bool authenticated;
+	enum rule_state state;
+	const struct check_trace *trace;
 
 	/* Found on the way, by the stage that says so. */
+	uint64_t session_key;
 	struct session *session; /* session: NULL in states without one */
 	uint64_t message;        /* session: 0 without an instance */
 	uint64_t recipient_key;  /* address: equal for equal recipients */
+	bool split;              /* address: the recipient was taken apart */
 	bool is_address;         /* address: the recipient is usable */
 	struct str local;        /* address: its two halves, as they came */
 	struct str domain_name;
@@ -34,11 +66,25 @@ struct check {
 	struct domain domain;    /* recipient: where it is local */
 	uint32_t limit;          /* message: recipients a message may have */
 
+	/* Rules: what they see, where they are, and what they set. */
+	struct subject subject;
+	bool walked;             /* rules before this one are behind us */
+	int64_t rule_priority;
+	int64_t rule_id;         /* the rule that answers, too; 0: none */
+	uint32_t is_set;         /* bits of enum setting */
+	int64_t set[SETTINGS];
+	char script[64];         /* of `set script`; empty: none */
+
+	/* Waiting: decide.c. */
+	int stage;
+	enum script_state script_state;
+	struct script_call *script_call;
+
 	/* The answer. */
 	const char *reason;  /* a word for the log */
-	struct str action;   /* borrowed from config or tables */
+	struct str action;   /* borrowed until it is written */
 	bool is_own;         /* one of [reply]: placeholders, may be `close` */
-	bool positive;       /* 250 for EXPN, with the text in `text` */
+	bool positive;       /* 250 for EXPN */
 	double hold_s;       /* to be held back for so long */
 
 	/* Room for what the above borrows; never cleared. */
@@ -47,12 +93,10 @@ struct check {
 
 struct check_room {
 	char folded[DOMAIN_MAX_BYTES + 1];
-	char text[512];
-};
-
-enum step {
-	STEP_NEXT,     /* the next stage may answer */
-	STEP_ANSWERED, /* action and reason are set */
+	char sender_domain[DOMAIN_MAX_BYTES + 1];
+	char recipient_domain[DOMAIN_MAX_BYTES + 1];
+	char client[HOST_CLIENT_MAX_BYTES];
+	char text[1024];
 };
 
 typedef enum step stage_fn(struct check *c);
@@ -61,6 +105,13 @@ static inline struct str
 check_value(const struct check *c, enum attribute a)
 {
 	return c->request->value[a];
+}
+
+/* What a rule set it to, else what is configured. */
+static inline int64_t
+check_setting(const struct check *c, enum setting s, int64_t configured)
+{
+	return (c->is_set >> s & 1) != 0 ? c->set[s] : configured;
 }
 
 /* Answer with one of [reply]. */
@@ -82,18 +133,35 @@ check_action(struct check *c, struct str action, const char *reason)
 	return STEP_ANSWERED;
 }
 
+/* recipient.c: take the recipient apart, where that was not done yet. */
+void check_split(struct check *c);
+
+/* message.c: find the session (again), and the message in it. */
+void check_session(struct check *c);
+
+/*
+ * decide.c: call a script and wait for it.  When it has nothing to say, the
+ * stage is called again with SCRIPT_WENT_ON.
+ */
+enum step check_script(struct check *c, struct str name);
+
 /* ---- the stages ---- */
 
 stage_fn stage_address;         /* recipient.c: take it apart */
 stage_fn stage_session;         /* message.c: find it */
 stage_fn stage_errors;          /* has it had too many refusals? */
+stage_fn stage_rules;           /* rules.c */
 stage_fn stage_recipient;       /* recipient.c: is it somebody here? */
-stage_fn stage_recipient_count; /* too many for this message? */
+stage_fn stage_recipient_count; /* message.c: too many for this message? */
+stage_fn stage_script;          /* rules.c: the function set for it */
 stage_fn stage_accept;          /* RCPT: remember, and DUNNO */
 stage_fn stage_data;            /* DATA: too many after all? */
 stage_fn stage_vrfy;            /* lookup.c: may this client? */
 stage_fn stage_expn;
 stage_fn stage_expand;
 stage_fn stage_pass;            /* DUNNO */
+
+/* rules.c: what a derived attribute is, for struct subject. */
+struct str check_derive(struct subject *s, int attribute);
 
 #endif

@@ -3,20 +3,35 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "policy/check.h"
+#include "policy/script.h"
 
 #include <stdlib.h>
 
+struct waiting;
+
 struct policy {
 	const struct config *config;
-	const struct directory *directory;
+	struct tables *tables;
 	struct sessions *sessions;
-	struct check_room room;
+	struct scripts *scripts;
+	struct waiting *spare; /* one that is not in use, nearly always */
 	struct log_limit odd_limit;
 	struct log_limit unsafe_limit;
 };
 
+/* A check and all that it needs while it waits. */
+struct waiting {
+	struct check check; /* first: a check is one of these */
+	struct request request;
+	struct check_room room;
+	const struct state *state;
+	decide_done_fn *done;
+	void *arg;
+};
+
 /* Bits of the attributes that a state cannot do without. */
 #define NEEDS(a) (UINT64_C(1) << ATTR_##a)
+#define STAGE(name) {stage_##name, #name}
 
 /*
  * What happens at each SMTP state, in this order; the first stage that answers
@@ -25,20 +40,26 @@ struct policy {
 static const struct state {
 	struct str name;
 	uint64_t needs;
-	stage_fn *stages[8];
+	struct {
+		stage_fn *run;
+		const char *name;
+	} stages[9];
 } states[] = {
     {STR_INIT("RCPT"), NEEDS(client_address) | NEEDS(sender) | NEEDS(recipient),
-	{stage_address, stage_session, stage_errors, stage_recipient,
-	    stage_recipient_count, stage_accept}},
-    {STR_INIT("DATA"), NEEDS(recipient_count), {stage_data, stage_pass}},
+	{STAGE(address), STAGE(session), STAGE(errors), STAGE(rules),
+	    STAGE(recipient), STAGE(recipient_count), STAGE(script),
+	    STAGE(accept)}},
+    {STR_INIT("DATA"), NEEDS(recipient_count),
+	{STAGE(rules), STAGE(data), STAGE(pass)}},
     {STR_INIT("END-OF-MESSAGE"), NEEDS(recipient_count),
-	{stage_data, stage_pass}},
+	{STAGE(rules), STAGE(data), STAGE(pass)}},
     {STR_INIT("VRFY"), NEEDS(recipient),
-	{stage_vrfy, stage_address, stage_recipient, stage_pass}},
+	{STAGE(address), STAGE(rules), STAGE(vrfy), STAGE(recipient),
+	    STAGE(pass)}},
     {STR_INIT("EXPN"), NEEDS(recipient),
-	{stage_expn, stage_address, stage_recipient, stage_expand,
-	    stage_pass}},
-    {STR_INIT(""), 0, {stage_pass}},
+	{STAGE(address), STAGE(rules), STAGE(expn), STAGE(recipient),
+	    STAGE(expand), STAGE(pass)}},
+    {STR_INIT(""), 0, {STAGE(rules), STAGE(pass)}},
 };
 enum { STATES = sizeof(states) / sizeof(states[0]) };
 
@@ -210,43 +231,198 @@ log_decision(const struct check *c, const struct answer *a)
 	if (c->authenticated)
 		log_str(&e, "sasl_username", r->value[ATTR_sasl_username]);
 	log_str(&e, "instance", r->value[ATTR_instance]);
+	if (c->rule_id != 0)
+		log_int(&e, "rule", c->rule_id);
 	if (a->hold_s > 0)
 		log_real(&e, "held_s", a->hold_s);
 	log_end(&e);
 }
 
-void
-decide(struct policy *p, const struct request *request, double now,
-    struct answer *out)
+/* ---- from the first stage to the answer ---- */
+
+static void
+remember(struct check *c, const struct answer *a)
 {
-	const struct state *state = state_of(request);
-	struct check c = {
+	/* A rule's word ends the decision, and exempts from its limits. */
+	if (c->session != NULL && c->rule_id != 0 && c->message != 0 &&
+	    a->n > 0 && !action_refuses(bare(a)))
+		session_accept(c->session, c->recipient_key, UINT32_MAX);
+}
+
+static void
+finish(struct waiting *w, struct answer *out)
+{
+	write_answer(w->check.policy, &w->check, out);
+	if (w->check.trace == NULL) {
+		remember(&w->check, out);
+		log_decision(&w->check, out);
+	}
+}
+
+/* true: it is answered; false: it waits. */
+static bool
+run(struct waiting *w)
+{
+	struct check *c = &w->check;
+
+	for (;; c->stage++) {
+		enum step step = w->state->stages[c->stage].run(c);
+
+		if (c->trace != NULL)
+			c->trace->stage(c->trace->arg,
+			    w->state->stages[c->stage].name, step);
+		if (step != STEP_NEXT)
+			return step == STEP_ANSWERED;
+		c->script_state = SCRIPT_NONE;
+	}
+}
+
+static struct waiting *
+take(struct policy *p)
+{
+	struct waiting *w = p->spare;
+
+	p->spare = NULL;
+	return w != NULL ? w : mem_alloc(sizeof(*w));
+}
+
+static void
+give_back(struct policy *p, struct waiting *w)
+{
+	if (p->spare == NULL)
+		p->spare = w;
+	else
+		free(w);
+}
+
+static void
+begin(struct waiting *w, struct policy *p, const struct request *request,
+    double now)
+{
+	struct check *c = &w->check;
+
+	w->state = state_of(request);
+	*c = (struct check){
+	    .policy = p,
 	    .config = p->config,
-	    .directory = p->directory,
+	    .tables = p->tables,
 	    .sessions = p->sessions,
 	    .request = request,
 	    .now = now,
-	    .room = &p->room,
 	    .authenticated = request->value[ATTR_sasl_username].n > 0,
+	    .state = rule_state_named(request->value[ATTR_protocol_state]),
+	    .room = &w->room,
 	};
-
-	if (!makes_sense(p, request, state, now))
-		check_action(&c, STR("DUNNO"), "no_question");
-	else
-		for (int i = 0; state->stages[i](&c) == STEP_NEXT; i++)
-			continue;
-	write_answer(p, &c, out);
-	log_decision(&c, out);
+	c->subject.request = request;
+	c->subject.derive = check_derive;
+	c->subject.arg = c;
 }
 
+struct check *
+decide(struct policy *p, const struct request *request, double now,
+    struct answer *out, decide_done_fn *done, void *arg)
+{
+	struct waiting *w = take(p);
+
+	begin(w, p, request, now);
+	if (!makes_sense(p, request, w->state, now)) {
+		check_action(&w->check, STR("DUNNO"), "no_question");
+	} else if (!run(w)) {
+		/* The caller's struct may go; what it borrows from stays. */
+		w->request = *request;
+		w->check.request = w->check.subject.request = &w->request;
+		w->done = done;
+		w->arg = arg;
+		return &w->check;
+	}
+	finish(w, out);
+	give_back(p, w);
+	return NULL;
+}
+
+void
+decide_traced(struct policy *p, const struct request *request, double now,
+    const struct check_trace *trace, struct answer *out)
+{
+	struct waiting *w = take(p);
+
+	begin(w, p, request, now);
+	w->check.trace = trace;
+	if (!makes_sense(p, request, w->state, now))
+		check_action(&w->check, STR("DUNNO"), "no_question");
+	else
+		run(w);
+	finish(w, out);
+	give_back(p, w);
+}
+
+void
+decide_cancel(struct check *c)
+{
+	struct waiting *w = (struct waiting *)c;
+
+	script_cancel(c->script_call);
+	give_back(c->policy, w);
+}
+
+/* ---- waiting for a script ---- */
+
+static void
+on_script(void *arg, enum script_result result, struct str text)
+{
+	struct waiting *w = arg;
+	struct check *c = &w->check;
+	decide_done_fn *done = w->done;
+	void *done_arg = w->arg;
+	struct answer a;
+
+	/* Meanwhile settings, tables and sessions may have changed. */
+	c->config = c->policy->config;
+	c->script_call = NULL;
+	if (c->session != NULL)
+		check_session(c);
+	if (result == SCRIPT_GO_ON) {
+		c->script_state = SCRIPT_WENT_ON;
+		if (!run(w))
+			return;
+	} else if (result == SCRIPT_ANSWER) {
+		check_action(c, text, "script");
+	} else {
+		check_reply(c, REPLY_unavailable);
+	}
+	finish(w, &a);
+	give_back(c->policy, w);
+	done(done_arg, &a);
+}
+
+enum step
+check_script(struct check *c, struct str name)
+{
+	if (c->trace != NULL) {
+		c->trace->script(c->trace->arg, name);
+		return STEP_NEXT;
+	}
+	c->script_call = script_call(c->policy->scripts, name, &c->subject,
+	    on_script, c);
+	if (c->script_call == NULL)
+		return check_reply(c, REPLY_unavailable);
+	c->script_state = SCRIPT_WAITING;
+	return STEP_WAITING;
+}
+
+/* ---- life ---- */
+
 struct policy *
-policy_new(const struct config *config, const struct directory *directory)
+policy_new(struct ev_loop *loop, const struct config *config,
+    struct tables *tables)
 {
 	struct policy *p = mem_zalloc(sizeof(*p));
 
 	p->config = config;
-	p->directory = directory;
+	p->tables = tables;
 	p->sessions = sessions_new();
+	if (loop != NULL)
+		p->scripts = scripts_new(loop, config);
 	return p;
 }
 
@@ -255,7 +431,9 @@ policy_free(struct policy *p)
 {
 	if (p == NULL)
 		return;
+	scripts_free(p->scripts);
 	sessions_free(p->sessions);
+	free(p->spare);
 	free(p);
 }
 
@@ -263,4 +441,5 @@ void
 policy_reconfigure(struct policy *p, const struct config *config)
 {
 	p->config = config;
+	scripts_reconfigure(p->scripts, config);
 }

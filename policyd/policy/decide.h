@@ -5,15 +5,19 @@
  * decide - a request in, an answer out.
  *
  * Floor 5; uses base, mail, config, tables.  Runs the stages of the request's
- * SMTP state in the order of one table, until one answers.
+ * SMTP state in the order of one table, until one answers.  One that has to ask
+ * PostgreSQL waits, and the walk goes on from there.
  */
 
 #include "mail/action.h"
 #include "mail/request.h"
 
+struct check;
+struct check_trace;
 struct config;
-struct directory;
+struct ev_loop;
 struct policy;
+struct tables;
 
 struct answer {
 	size_t n;      /* bytes of wire; 0: close without a reply */
@@ -21,18 +25,38 @@ struct answer {
 	char wire[ACTION_WIRE_MAX_BYTES];
 };
 
-/* Borrows both; the directory is asked at every request. */
-struct policy *policy_new(const struct config *config,
-    const struct directory *directory);
+/* answer is borrowed until the function returns. */
+typedef void decide_done_fn(void *arg, const struct answer *answer);
 
-/* NULL is allowed. */
+/*
+ * Borrows all.  loop is NULL for a policy that is only asked
+ * decide_traced().
+ */
+struct policy *policy_new(struct ev_loop *loop, const struct config *config,
+    struct tables *tables);
+
+/* NULL is allowed.  No check may be waiting any more. */
 void policy_free(struct policy *p);
 
 /* Go on with another config; the one before is not looked at again. */
 void policy_reconfigure(struct policy *p, const struct config *config);
 
-/* now: seconds since 1970.  Always fills in *out. */
-void decide(struct policy *p, const struct request *request, double now,
-    struct answer *out);
+/*
+ * now: seconds since 1970.  NULL: *out is the answer.  Else the check waits,
+ * and done is called once with the answer, from the loop, unless
+ * decide_cancel() was called before; the bytes that request's slices borrow
+ * must stay where they are until then.
+ */
+struct check *decide(struct policy *p, const struct request *request,
+    double now, struct answer *out, decide_done_fn *done, void *arg);
+
+void decide_cancel(struct check *c);
+
+/*
+ * The same, told step by step, all rules included; nothing is counted, and a
+ * script is told, not called.
+ */
+void decide_traced(struct policy *p, const struct request *request, double now,
+    const struct check_trace *trace, struct answer *out);
 
 #endif

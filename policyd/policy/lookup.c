@@ -5,7 +5,8 @@
 enum step
 stage_vrfy(struct check *c)
 {
-	if (relay_allows(c->config->lookup.vrfy, c->authenticated))
+	if (relay_allows(check_setting(c, SETTING_VRFY, c->config->lookup.vrfy),
+		c->authenticated))
 		return STEP_NEXT;
 	return check_reply(c, REPLY_vrfy_disabled);
 }
@@ -13,7 +14,8 @@ stage_vrfy(struct check *c)
 enum step
 stage_expn(struct check *c)
 {
-	if (relay_allows(c->config->lookup.expn, c->authenticated))
+	if (relay_allows(check_setting(c, SETTING_EXPN, c->config->lookup.expn),
+		c->authenticated))
 		return STEP_NEXT;
 	return check_reply(c, REPLY_expn_disabled);
 }
@@ -25,7 +27,7 @@ stage_expand(struct check *c)
 
 	if (!c->is_local)
 		return STEP_NEXT;
-	directory_expand(c->directory, &c->domain, c->local,
+	directory_expand(c->tables->directory, &c->domain, c->local,
 	    str_of(c->config->rcpt.recipient_delimiter),
 	    check_value(c, ATTR_recipient), (int64_t)c->now, &b);
 	c->positive = true;

@@ -37,19 +37,29 @@ message_key(const struct check *c)
 	return instance.n > 0 ? hash_str(instance) : 0;
 }
 
+void
+check_session(struct check *c)
+{
+	c->session = sessions_get(c->sessions, c->session_key, c->now);
+	session_message(c->session, c->message);
+}
+
 enum step
 stage_session(struct check *c)
 {
 	c->message = message_key(c);
-	c->session = sessions_get(c->sessions, session_key(c), c->now);
-	session_message(c->session, c->message);
+	c->session_key = session_key(c);
+	check_session(c);
 	return STEP_NEXT;
 }
 
 enum step
 stage_errors(struct check *c)
 {
-	int64_t total = c->config->rcpt.errors_total;
+	int64_t total = session_errors_total(c->session);
+
+	if (total == -1)
+		total = c->config->rcpt.errors_total;
 
 	if (total > 0 && session_errors(c->session,
 		hash_mix(c->message, c->recipient_key)) >= total)
@@ -63,6 +73,7 @@ stage_recipient_count(struct check *c)
 	c->limit = (uint32_t)c->config->rcpt.max_recipients;
 	if (c->is_local && c->domain.max_recipients > 0)
 		c->limit = c->domain.max_recipients;
+	c->limit = (uint32_t)check_setting(c, SETTING_MAX_RECIPIENTS, c->limit);
 	/* Without an instance nobody can say what belongs to one message. */
 	if (c->message != 0 &&
 	    session_accepted(c->session) >= c->limit &&
@@ -97,7 +108,8 @@ stage_data(struct check *c)
 {
 	const struct session *s =
 	    sessions_find(c->sessions, session_key(c), c->now);
-	int64_t count, limit = c->config->rcpt.max_recipients;
+	int64_t count, limit = check_setting(c, SETTING_MAX_RECIPIENTS,
+			   c->config->rcpt.max_recipients);
 	uint32_t theirs = s != NULL ? session_limit(s, message_key(c)) : 0;
 
 	if (theirs > limit)

@@ -14,7 +14,9 @@ refuse(struct check *c, enum reply_name name)
 	if (c->session != NULL) {
 		session_refuse(c->session,
 		    hash_mix(c->message, c->recipient_key));
-		c->hold_s = c->config->rcpt.errors_wait_s;
+		c->hold_s = (double)check_setting(c, SETTING_ERRORS_WAIT,
+				(int64_t)(c->config->rcpt.errors_wait_s *
+				    1000)) / 1000;
 	}
 	return check_reply(c, name);
 }
@@ -39,13 +41,15 @@ hash_str(struct str s)
 	return hash(s.p, s.n);
 }
 
-/* Never answers: what cannot be taken apart is refused in its turn. */
-enum step
-stage_address(struct check *c)
+void
+check_split(struct check *c)
 {
 	struct str recipient = check_value(c, ATTR_recipient), local;
 	char buf[LOCAL_MAX_BYTES + 1];
 
+	if (c->split)
+		return;
+	c->split = true;
 	c->is_address = address_split(recipient, &c->local, &c->domain_name);
 	c->recipient_key = hash_str(recipient);
 	/* Equal recipients are equal however they are written. */
@@ -54,6 +58,13 @@ stage_address(struct check *c)
 	    local_fold(c->local, c->config->rcpt.fold_local_part, buf, &local))
 		c->recipient_key =
 		    hash_mix(hash_str(local), hash_str(c->folded));
+}
+
+/* Never answers: what cannot be taken apart is refused in its turn. */
+enum step
+stage_address(struct check *c)
+{
+	check_split(c);
 	return STEP_NEXT;
 }
 
@@ -65,16 +76,18 @@ stage_recipient(struct check *c)
 
 	if (!c->is_address)
 		return refuse(c, REPLY_bad_address);
-	if (!directory_ready(c->directory))
+	if (!directory_ready(c->tables->directory))
 		return check_reply(c, REPLY_unavailable);
 	c->is_local = c->folded.n > 0 &&
-	    directory_domain(c->directory, c->folded, &c->domain);
+	    directory_domain(c->tables->directory, c->folded, &c->domain);
 	if (!c->is_local) {
-		if (relay_allows(c->config->rcpt.relay, c->authenticated))
+		if (relay_allows(check_setting(c, SETTING_RELAY,
+				      c->config->rcpt.relay),
+			c->authenticated))
 			return STEP_NEXT;
 		return refuse(c, REPLY_relay_denied);
 	}
-	state = directory_address(c->directory, &c->domain, c->local,
+	state = directory_address(c->tables->directory, &c->domain, c->local,
 	    str_of(c->config->rcpt.recipient_delimiter), (int64_t)c->now, &a);
 	return judge_address(c, state, &a);
 }

@@ -18,6 +18,7 @@ struct session {
 	double moved;                  /* when it was put in front */
 	struct set refused;
 	uint64_t last_refused;
+	int64_t errors_total; /* 0: the configured, else 1 more than set */
 	uint64_t message;
 	struct set accepted; /* recipients of the message */
 	uint32_t limit;
@@ -77,6 +78,7 @@ forget(struct session *s)
 	set_clear(&s->refused);
 	set_clear(&s->accepted);
 	s->last_refused = 0;
+	s->errors_total = 0;
 	s->message = 0;
 	s->limit = 0;
 }
@@ -144,6 +146,18 @@ session_refuse(struct session *s, uint64_t refusal)
 {
 	if (set_add(&s->refused, refusal))
 		s->last_refused = refusal;
+}
+
+int64_t
+session_errors_total(const struct session *s)
+{
+	return s->errors_total - 1;
+}
+
+void
+session_set_errors_total(struct session *s, int64_t total)
+{
+	s->errors_total = total + 1;
 }
 
 void

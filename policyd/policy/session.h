@@ -47,6 +47,10 @@ struct session *sessions_find(struct sessions *all, uint64_t key, double now);
 uint32_t session_errors(const struct session *s, uint64_t refusal);
 void session_refuse(struct session *s, uint64_t refusal);
 
+/* What a rule set errors_total to for this session; -1: nothing. */
+int64_t session_errors_total(const struct session *s);
+void session_set_errors_total(struct session *s, int64_t total);
+
 /* Go on with this message; another one than before starts with nothing. */
 void session_message(struct session *s, uint64_t message);
 

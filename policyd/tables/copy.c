@@ -2,7 +2,10 @@
 
 #include "base/mem.h"
 #include "tables/directory.h"
+#include "tables/list.h"
+#include "tables/rule.h"
 #include "tables/strtab.h"
+#include "tables/tables.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -79,8 +82,22 @@ put_part(struct writer *w, const struct strtab *t)
 	}
 }
 
+/* Within each: what the others refer to comes first. */
+static void
+put_all(struct writer *w, const struct tables *t)
+{
+	struct strtab *rules = rules_part(t->rules);
+
+	for (int part = DIRECTORY_PARTS - 1; part >= 0; part--)
+		put_part(w, directory_part(t->directory, part));
+	for (int part = LISTS_PARTS - 1; part >= 0; part--)
+		put_part(w, lists_part(t->lists, part));
+	put_part(w, rules);
+	strtab_free(rules);
+}
+
 static int
-write_file(const struct directory *d, FILE *f, uint64_t origin)
+write_file(const struct tables *t, FILE *f, uint64_t origin)
 {
 	struct head h = {.order = 0x01020304, .format = FORMAT,
 	    .origin = origin};
@@ -89,9 +106,7 @@ write_file(const struct directory *d, FILE *f, uint64_t origin)
 	memcpy(h.magic, magic, sizeof(h.magic));
 	XXH3_64bits_reset(w.sum);
 	w.failed = fwrite(&h, sizeof(h), 1, f) != 1;
-	/* Names first: what follows refers to them. */
-	for (int part = DIRECTORY_PARTS - 1; part >= 0; part--)
-		put_part(&w, directory_part(d, part));
+	put_all(&w, t);
 	h.body_bytes = w.bytes;
 	h.body_sum = XXH3_64bits_digest(w.sum);
 	XXH3_freeState(w.sum);
@@ -102,7 +117,7 @@ write_file(const struct directory *d, FILE *f, uint64_t origin)
 }
 
 int
-copy_save(const struct directory *d, const char *path, uint64_t origin)
+copy_save(const struct tables *t, const char *path, uint64_t origin)
 {
 	char *beside = NULL;
 	FILE *f;
@@ -115,7 +130,7 @@ copy_save(const struct directory *d, const char *path, uint64_t origin)
 		free(beside);
 		return -1;
 	}
-	rc = write_file(d, f, origin);
+	rc = write_file(t, f, origin);
 	error = errno;
 	if (fclose(f) == EOF && rc == 0) {
 		rc = -1;
@@ -144,8 +159,23 @@ take(struct str *rest, void *out, size_t n)
 	return true;
 }
 
+/* The parts in the order in which they were put, counted from 0. */
+enum { PARTS = DIRECTORY_PARTS + LISTS_PARTS + 1 };
+
 static bool
-read_part(struct directory *d, int part, struct str *rest)
+restore(struct tables *t, int i, struct str key, struct str value)
+{
+	if (i < DIRECTORY_PARTS)
+		return directory_restore(t->directory, DIRECTORY_PARTS - 1 - i,
+		    key, value);
+	i -= DIRECTORY_PARTS;
+	if (i < LISTS_PARTS)
+		return lists_restore(t->lists, LISTS_PARTS - 1 - i, key, value);
+	return rules_restore(t->rules, key, value);
+}
+
+static bool
+read_part(struct tables *t, int part, struct str *rest)
 {
 	uint64_t count;
 
@@ -161,7 +191,7 @@ read_part(struct directory *d, int part, struct str *rest)
 		key = (struct str){rest->p, n.key};
 		value = (struct str){rest->p + n.key, n.value};
 		*rest = str_from(*rest, key.n + value.n);
-		if (!directory_restore(d, part, key, value))
+		if (!restore(t, part, key, value))
 			return false;
 	}
 	return true;
@@ -189,29 +219,31 @@ check_head(struct str file, uint64_t origin, struct str *body)
 }
 
 static const char *
-read_all(struct directory *d, struct str file, uint64_t origin)
+read_all(struct tables *t, struct str file, uint64_t origin)
 {
 	struct str body;
 	const char *why = check_head(file, origin, &body);
 
 	if (why != NULL)
 		return why;
-	directory_begin_restore(d);
-	for (int part = DIRECTORY_PARTS - 1; part >= 0; part--)
-		if (!read_part(d, part, &body)) {
-			directory_abandon(d);
+	directory_begin_restore(t->directory);
+	lists_begin(t->lists);
+	rules_begin(t->rules);
+	for (int part = 0; part < PARTS; part++)
+		if (!read_part(t, part, &body)) {
+			tables_abandon(t);
 			return "a record in it is none";
 		}
 	if (body.n > 0) {
-		directory_abandon(d);
+		tables_abandon(t);
 		return "something follows its end";
 	}
-	directory_swap(d);
+	tables_swap(t);
 	return NULL;
 }
 
 int
-copy_load(struct directory *d, const char *path, uint64_t origin,
+copy_load(struct tables *t, const char *path, uint64_t origin,
     const char **why)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -231,7 +263,7 @@ copy_load(struct directory *d, const char *path, uint64_t origin,
 	close(fd);
 	if (p == MAP_FAILED)
 		return -1;
-	*why = read_all(d, (struct str){p, (size_t)st.st_size}, origin);
+	*why = read_all(t, (struct str){p, (size_t)st.st_size}, origin);
 	munmap(p, (size_t)st.st_size);
 	return *why == NULL ? 0 : -1;
 }

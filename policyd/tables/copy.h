@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-struct directory;
+struct tables;
 
 /* Name of the copy in state_dir; the caller frees it. */
 char *copy_path(const char *state_dir);
@@ -22,13 +22,13 @@ char *copy_path(const char *state_dir);
  * Write beside path, sync, rename.  Blocks: called in a child or at exit.
  * origin is the sum of what the tables were read with.  0, or -1 with errno.
  */
-int copy_save(const struct directory *d, const char *path, uint64_t origin);
+int copy_save(const struct tables *t, const char *path, uint64_t origin);
 
 /*
- * Fill the directory and swap it in: what it had before is gone.  0; or -1 with
- * what is wrong in *why, and the directory answers as before.
+ * Fill the tables and swap them in: what they had before is gone.  0; or -1 with
+ * what is wrong in *why, and the tables answer as before.
  */
-int copy_load(struct directory *d, const char *path, uint64_t origin,
+int copy_load(struct tables *t, const char *path, uint64_t origin,
     const char **why);
 
 #endif

@@ -250,8 +250,10 @@ get_parent(const struct directory *d, struct str name, struct domain_row *row)
 		name = domain_parent(name);
 		if (name.n == 0)
 			return false;
-		if (get_domain(d, name, row))
-			return row->enabled && row->subdomains;
+		/* Every subdomain: also one below a domain of its own. */
+		if (get_domain(d, name, row) && row->enabled &&
+		    row->subdomains)
+			return true;
 	}
 	return false;
 }

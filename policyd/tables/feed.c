@@ -9,7 +9,10 @@
 #include "schema_version.h"
 #include "tables/copy.h"
 #include "tables/directory.h"
+#include "tables/list.h"
+#include "tables/rule.h"
 #include "tables/source.h"
+#include "tables/tables.h"
 
 #include <errno.h>
 #include <ev.h>
@@ -17,10 +20,12 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
 	KEYS_MAX = 10000, /* changed keys of a source; more: read it whole */
+	KEYED_ROWS_MAX = 20000, /* rows of such keys; more: the same */
 	FETCH_ROWS = 2000, /* a slice of a full read: about 1 ms of the loop */
 };
 static const char FETCH[] = "FETCH FORWARD 2000 FROM policyd_feed";
@@ -78,7 +83,7 @@ enum phase {
 struct feed {
 	struct ev_loop *loop;
 	const struct config *config;
-	struct directory *directory;
+	struct tables *tables;
 	struct db_session *db;
 	void (*settled)(void *arg); /* NULL once it was called */
 	void *arg;
@@ -88,7 +93,9 @@ struct feed {
 	struct round *rounds;    /* of the job that is out */
 	int count;
 	int at;    /* the source that is being read */
-	bool full; /* the job reads everything */
+	bool ours; /* the database has our schema */
+	bool full; /* everything is to be read, the schema's version first */
+	bool is_full; /* that is what the job does */
 	double started;
 	double first_done; /* when its first round was over */
 	int left_out;
@@ -101,12 +108,23 @@ struct feed {
 	double copy_started;
 	double copy_s; /* how long the last one took */
 	bool dirty;    /* the copy on disk lacks something */
+	uint64_t origin; /* what the tables were read with */
 	struct log_limit down_limit;
 	struct log_limit schema_limit;
 	struct feed_status status;
 };
 
 static void next_step(struct feed *f);
+
+/* For durations: the loop's time follows the wall clock. */
+static double
+monotonic_s(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
 
 /* ---- wants ---- */
 
@@ -201,7 +219,7 @@ static int
 save(const struct feed *f)
 {
 	char *path = copy_path(f->config->policyd.state_dir);
-	int rc = copy_save(f->directory, path, source_origin(f->config));
+	int rc = copy_save(f->tables, path, f->origin);
 	int error = errno;
 
 	free(path);
@@ -231,11 +249,13 @@ static void
 on_copy(struct ev_loop *loop, ev_timer *w, int events)
 {
 	struct feed *f = w->data;
-	pid_t pid = fork();
+	pid_t parent = getpid(), pid = fork();
 
 	(void)events;
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(EINTR); /* it died before that was set */
 		close_range(3, ~0U, 0);
 		_exit(save(f) == 0 ? 0 : errno & 0xff);
 	}
@@ -244,7 +264,7 @@ on_copy(struct ev_loop *loop, ev_timer *w, int events)
 		return;
 	}
 	f->dirty = false;
-	f->copy_started = ev_now(loop);
+	f->copy_started = monotonic_s();
 	ev_child_set(&f->copying, pid, 0);
 	ev_child_start(loop, &f->copying);
 }
@@ -257,7 +277,7 @@ on_copied(struct ev_loop *loop, ev_child *w, int events)
 
 	(void)events;
 	ev_child_stop(loop, w);
-	f->copy_s = ev_now(loop) - f->copy_started;
+	f->copy_s = monotonic_s() - f->copy_started;
 	if (!good)
 		copy_failed(f,
 		    WIFEXITED(w->rstatus) ? WEXITSTATUS(w->rstatus) : EINTR);
@@ -272,8 +292,9 @@ load_copy(struct feed *f)
 	const char *why;
 	struct log_entry e;
 
-	if (copy_load(f->directory, path, source_origin(f->config), &why) == 0) {
+	if (copy_load(f->tables, path, source_origin(f->config), &why) == 0) {
 		f->status.from_copy = true;
+		f->origin = source_origin(f->config);
 		log_begin(&e, LOG_NOTICE, "serving from the copy of the tables");
 	} else {
 		log_begin(&e, LOG_WARNING,
@@ -304,7 +325,7 @@ settle_without(struct feed *f)
 {
 	if (f->settled == NULL)
 		return;
-	if (!directory_ready(f->directory))
+	if (!directory_ready(f->tables->directory))
 		load_copy(f);
 	settle(f);
 }
@@ -322,7 +343,7 @@ job_clear(struct feed *f)
 	free(f->rounds);
 	f->rounds = NULL;
 	f->count = 0;
-	directory_abandon(f->directory);
+	tables_abandon(f->tables);
 	f->phase = PHASE_NONE;
 	f->left_out = 0;
 }
@@ -357,7 +378,9 @@ start_round(struct feed *f)
 static void
 start_job(struct feed *f)
 {
-	f->started = ev_now(f->loop);
+	f->started = monotonic_s();
+	f->is_full = f->full;
+	f->full = false;
 	start_round(f);
 }
 
@@ -404,7 +427,7 @@ declare(struct feed *f, enum source s)
 		query) == -1)
 		abort();
 	drop_keys(f, s);
-	source_begin(f->config, f->directory, s);
+	source_begin(f->config, f->tables, s);
 	run(f, PHASE_DECLARE, sql, 0, NULL);
 	free(sql);
 	free(query);
@@ -431,7 +454,8 @@ next_step(struct feed *f)
 	const struct want *want = last_round(f)->want;
 
 	for (f->at++; f->at < SOURCES; f->at++)
-		if (is_wanted(&want[f->at]))
+		if (is_wanted(&want[f->at]) &&
+		    (f->ours || f->at <= SOURCE_ALIAS))
 			break;
 	if (f->at == SOURCES)
 		run(f, PHASE_BARRIER, "SELECT pg_notify('policyd_barrier', '')",
@@ -445,7 +469,7 @@ next_step(struct feed *f)
 static void
 log_read(const struct feed *f)
 {
-	const struct directory *d = f->directory;
+	const struct directory *d = f->tables->directory;
 	struct log_entry e;
 
 	log_begin(&e, LOG_INFO, "tables read");
@@ -455,7 +479,10 @@ log_read(const struct feed *f)
 	log_int(&e, "addresses",
 	    (int64_t)directory_count(d, DIRECTORY_ADDRESS));
 	log_int(&e, "aliases", (int64_t)directory_count(d, DIRECTORY_ALIAS));
-	log_int(&e, "bytes", (int64_t)directory_bytes(d));
+	log_int(&e, "list_entries", (int64_t)lists_count(f->tables->lists));
+	log_int(&e, "rules", (int64_t)rules_count(f->tables->rules));
+	log_int(&e, "bytes",
+	    (int64_t)(directory_bytes(d) + lists_bytes(f->tables->lists)));
 	log_real(&e, "seconds", f->status.last_read_s);
 	if (f->left_out > 0)
 		log_int(&e, "left_out", f->left_out);
@@ -481,7 +508,7 @@ apply(struct feed *f)
 		for (int s = 0; s < SOURCES; s++)
 			whole = whole || f->rounds[i].want[s].whole;
 	if (whole)
-		directory_swap(f->directory);
+		tables_swap(f->tables);
 	for (int i = 0; i < f->count; i++)
 		for (int s = 0; s < SOURCES; s++) {
 			const struct want *w = &f->rounds[i].want[s];
@@ -489,11 +516,13 @@ apply(struct feed *f)
 
 			f->status.changes += w->whole ? 1 : w->count;
 			for (size_t k = 0; k < w->count; k++)
-				source_forget(f->directory, (enum source)s,
+				source_forget(f->tables, (enum source)s,
 				    str_of(w->keys[k]));
-			if (rows != NULL)
-				f->left_out += source_put(f->directory,
-				    (enum source)s, rows);
+			if (rows == NULL)
+				continue;
+			f->left_out += source_put(f->tables, (enum source)s,
+			    rows);
+			source_ready(f->tables, (enum source)s);
 		}
 	return whole;
 }
@@ -504,29 +533,25 @@ finish_round(struct feed *f)
 {
 	bool whole;
 
-	ev_now_update(f->loop);
 	if (f->count == 1)
-		f->first_done = ev_now(f->loop);
+		f->first_done = monotonic_s();
 	if (anything_wanted(f) &&
-	    ev_now(f->loop) - f->first_done <= ROUNDS_MAX_S) {
+	    monotonic_s() - f->first_done <= ROUNDS_MAX_S) {
 		start_round(f);
 		return;
 	}
 	whole = apply(f);
-	f->status.last_read_s = ev_now(f->loop) - f->started;
+	f->status.last_read_s = monotonic_s() - f->started;
 	if (whole)
 		log_read(f);
-	if (f->left_out > 0)
-		log_line(LOG_WARNING, "rows that are no domain or address were "
-				      "left out");
-	if (f->full) {
-		f->full = false;
+	if (f->is_full) {
 		f->status.reads++;
 		f->status.from_copy = false;
+		f->origin = source_origin(f->config);
 	}
 	job_clear(f);
 	copy_soon(f);
-	if (directory_wasteful(f->directory))
+	if (!whole && tables_wasteful(f->tables))
 		want_all(f);
 	settle(f);
 }
@@ -595,7 +620,8 @@ check_version(struct feed *f, const PGresult *res)
 static void
 check_schema(struct feed *f, const PGresult *res)
 {
-	if (PQgetvalue(res, 0, 0)[0] == 't')
+	f->ours = PQgetvalue(res, 0, 0)[0] == 't';
+	if (f->ours)
 		run(f, PHASE_VERSION,
 		    "SELECT max(version) FROM policyd.schema_version", 0, NULL);
 	else if (is_ours(f->config))
@@ -633,7 +659,7 @@ on_good_result(struct feed *f, PGresult *res)
 		break;
 	case PHASE_FETCH:
 		f->left_out +=
-		    source_put(f->directory, (enum source)f->at, res);
+		    source_put(f->tables, (enum source)f->at, res);
 		if (PQntuples(res) < FETCH_ROWS) {
 			run(f, PHASE_CLOSE, "CLOSE policyd_feed", 0, NULL);
 			break;
@@ -643,6 +669,15 @@ on_good_result(struct feed *f, PGresult *res)
 		run(f, PHASE_FETCH, FETCH, 0, NULL);
 		break;
 	case PHASE_KEYS:
+		if (PQntuples(res) > KEYED_ROWS_MAX &&
+		    f->at != SOURCE_RULE) {
+			/* Too much for one turn of the loop: read it whole. */
+			want_clear(&last_round(f)->want[f->at]);
+			last_round(f)->want[f->at].whole = true;
+			f->at--;
+			next_step(f);
+			break;
+		}
 		last_round(f)->rows[f->at] = res;
 		next_step(f);
 		return;
@@ -665,12 +700,12 @@ static void
 log_refused(const struct feed *f, const PGresult *res)
 {
 	static const char *const keys[SOURCES] = {"domains", "domains",
-	    "addresses", "addresses"};
+	    "addresses", "addresses", "list_entry", "rule"};
 	struct log_entry e;
 
 	log_begin(&e, LOG_ERR, "the database refused to be read");
 	if (f->phase >= PHASE_DECLARE && f->phase <= PHASE_KEYS)
-		log_str(&e, "lookup", str_of(keys[f->at]));
+		log_str(&e, "table", str_of(keys[f->at]));
 	log_str(&e, "sqlstate",
 	    str_of(PQresultErrorField(res, PG_DIAG_SQLSTATE)));
 	log_str(&e, "error",
@@ -833,10 +868,12 @@ on_start_deadline(struct ev_loop *loop, ev_timer *w, int events)
 	(void)loop;
 	(void)events;
 	/* Without a copy there is nothing better to do than to read on. */
-	if (access(path, R_OK) == 0)
-		db_session_drop(f->db, "the first read takes too long");
-	else
+	if (access(path, R_OK) != 0)
 		settle(f);
+	else if (db_session_state(f->db) == DB_DOWN)
+		settle_without(f);
+	else
+		db_session_drop(f->db, "the first read takes too long");
 	free(path);
 }
 
@@ -853,13 +890,13 @@ start_refresh(struct feed *f)
 
 struct feed *
 feed_new(struct ev_loop *loop, const struct config *config,
-    struct directory *directory, void (*settled)(void *arg), void *arg)
+    struct tables *tables, void (*settled)(void *arg), void *arg)
 {
 	struct feed *f = mem_zalloc(sizeof(*f));
 
 	f->loop = loop;
 	f->config = config;
-	f->directory = directory;
+	f->tables = tables;
 	f->settled = settled;
 	f->arg = arg;
 	ev_timer_init(&f->refresh, on_refresh, 0, 0);
@@ -878,14 +915,18 @@ feed_new(struct ev_loop *loop, const struct config *config,
 void
 feed_free(struct feed *f)
 {
+	int status;
+
 	if (f == NULL)
 		return;
 	db_session_free(f->db);
 	job_clear(f);
 	for (int s = 0; s < SOURCES; s++)
 		want_clear(&f->wanted[s]);
-	if (ev_is_active(&f->copying))
-		waitpid(f->copying.pid, NULL, 0);
+	if (ev_is_active(&f->copying) &&
+	    (waitpid(f->copying.pid, &status, 0) == -1 ||
+		!WIFEXITED(status) || WEXITSTATUS(status) != 0))
+		f->dirty = true;
 	if (f->dirty && save(f) == -1)
 		copy_failed(f, errno);
 	ev_timer_stop(f->loop, &f->refresh);
@@ -900,13 +941,17 @@ void
 feed_reconfigure(struct feed *f, const struct config *config)
 {
 	const struct config *old = f->config;
+	const char *old_dir = old->policyd.state_dir;
 	bool same = strcmp(old->database.listen_conninfo,
 			config->database.listen_conninfo) == 0 &&
 	    old->database.reconnect_max_s == config->database.reconnect_max_s &&
 	    source_origin(old) == source_origin(config);
 
 	f->config = config;
-	directory_set_fold(f->directory, config->rcpt.fold_local_part);
+	if (strcmp(old_dir, config->policyd.state_dir) != 0 &&
+	    directory_ready(f->tables->directory))
+		copy_soon(f);
+	directory_set_fold(f->tables->directory, config->rcpt.fold_local_part);
 	start_refresh(f);
 	if (same)
 		return;

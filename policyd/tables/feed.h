@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 struct config;
-struct directory;
+struct tables;
 struct ev_loop;
 struct feed;
 
@@ -38,7 +38,7 @@ struct feed_status {
  * is to be had for now.
  */
 struct feed *feed_new(struct ev_loop *loop, const struct config *config,
-    struct directory *directory, void (*settled)(void *arg), void *arg);
+    struct tables *tables, void (*settled)(void *arg), void *arg);
 
 /*
  * Stop, and write what the copy lacks.  Blocks for as long as that takes.

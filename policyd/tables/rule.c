@@ -657,10 +657,11 @@ walk_attribute(struct rule_walk *w, struct subject *s, int a)
 {
 	const struct rule_index *x = w->index;
 	char buf[KEY_MAX_BYTES];
-	struct str v;
+	struct str v = subject_value(s, a);
 
-	if (x->text[a] &&
-	    condition_fold_value(a, subject_value(s, a), buf, &v))
+	if (v.n == 0)
+		return; /* no key is empty */
+	if (x->text[a] && condition_fold_value(a, v, buf, &v))
 		walk_hash(w, key_hash(KEY_TEXT, a, v.p, v.n));
 	if (x->domain[a])
 		walk_domains(w, s, a);

@@ -28,7 +28,7 @@ enum setting {
 	SETTINGS
 };
 
-enum verb {
+enum rule_verb {
 	VERB_ANSWER, /* a Postfix action: ends the decision */
 	VERB_SET,
 	VERB_SCRIPT,
@@ -42,7 +42,7 @@ struct rule {
 	uint32_t states; /* bits of enum rule_state */
 	bool enabled;
 	bool shadow;
-	enum verb verb;
+	enum rule_verb verb;
 	enum setting setting;  /* VERB_SET */
 	int64_t value;         /* VERB_SET, but for script */
 	char *argument;        /* of set script, script, limit; else the action */

@@ -1,9 +1,14 @@
 #include "tables/source.h"
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/number.h"
 #include "config/config.h"
 #include "mail/action.h"
+#include "tables/directory.h"
+#include "tables/list.h"
+#include "tables/rule.h"
+#include "tables/tables.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,44 +20,73 @@
 
 /*
  * One row a source: the SQL for all rows, and for those with some keys.
- * Aliases come sorted, so that an address' destinations arrive together.
+ * Aliases come sorted, so that an address' destinations arrive together; lists
+ * come before the rules that ask them.
  */
+#define DOMAINS                                                             \
+	"SELECT name, recipients, greylist, max_recipients, subdomains, "   \
+	"enabled FROM policyd.domain"
+#define DOMAIN_ALIASES "SELECT name, target FROM policyd.domain_alias"
+#define ADDRESSES                                                 \
+	"SELECT address, greylist, reply, expires_at, enabled " \
+	"FROM policyd.address"
+#define ALIASES                                             \
+	"SELECT address, destination, expires_at, enabled " \
+	"FROM policyd.alias"
+#define LIST_ENTRIES "SELECT list, value FROM policyd.list_entry"
+/* chr(1) is RULE_SEPARATOR: no condition has it in it. */
+#define RULES                                                               \
+	"SELECT id, priority, state, "                                      \
+	"(SELECT string_agg(c || chr(1), '' ORDER BY n) "                   \
+	"FROM unnest(conditions) WITH ORDINALITY AS u (c, n)) AS conditions, " \
+	"action, shadow, enabled FROM policyd.rule"
+
 static const struct {
 	struct str name;
-	enum directory_table table;
 	const char *all;
 	const char *keyed;
 } sources[SOURCES] = {
-    [SOURCE_DOMAIN] = {STR_INIT("domain"), DIRECTORY_DOMAIN,
-	"SELECT name, recipients, greylist, max_recipients, subdomains, "
-	"enabled FROM policyd.domain",
-	"SELECT name, recipients, greylist, max_recipients, subdomains, "
-	"enabled FROM policyd.domain WHERE " LOWER("name") " = ANY($1)"},
-    [SOURCE_DOMAIN_ALIAS] = {STR_INIT("domain_alias"),
-	DIRECTORY_DOMAIN_ALIAS,
-	"SELECT name, target FROM policyd.domain_alias",
-	"SELECT name, target FROM policyd.domain_alias WHERE " LOWER(
-	    "name") " = ANY($1)"},
-    [SOURCE_ADDRESS] = {STR_INIT("address"), DIRECTORY_ADDRESS,
-	"SELECT address, greylist, reply, expires_at, enabled "
-	"FROM policyd.address",
-	"SELECT address, greylist, reply, expires_at, enabled "
-	"FROM policyd.address WHERE " LOWER("address") " = ANY($1)"},
-    [SOURCE_ALIAS] = {STR_INIT("alias"), DIRECTORY_ALIAS,
-	"SELECT address, destination, expires_at, enabled "
-	"FROM policyd.alias ORDER BY " LOWER("address"),
-	"SELECT address, destination, expires_at, enabled "
-	"FROM policyd.alias WHERE " LOWER("address") " = ANY($1)"},
+    [SOURCE_DOMAIN] = {STR_INIT("domain"), DOMAINS,
+	DOMAINS " WHERE " LOWER("name") " = ANY($1)"},
+    [SOURCE_DOMAIN_ALIAS] = {STR_INIT("domain_alias"), DOMAIN_ALIASES,
+	DOMAIN_ALIASES " WHERE " LOWER("name") " = ANY($1)"},
+    [SOURCE_ADDRESS] = {STR_INIT("address"), ADDRESSES,
+	ADDRESSES " WHERE " LOWER("address") " = ANY($1)"},
+    [SOURCE_ALIAS] = {STR_INIT("alias"),
+	ALIASES " ORDER BY " LOWER("address"),
+	ALIASES " WHERE " LOWER("address") " = ANY($1)"},
+    [SOURCE_LIST_ENTRY] = {STR_INIT("list_entry"), LIST_ENTRIES,
+	LIST_ENTRIES " WHERE lower(list || ' ' || value) = ANY($1)"},
+    [SOURCE_RULE] = {STR_INIT("rule"), RULES " ORDER BY id",
+	RULES " WHERE id = ANY($1::bigint[]) ORDER BY id"},
+};
+
+/* Sources that are a table of the directory. */
+static const enum directory_table directory_tables[] = {
+    [SOURCE_DOMAIN] = DIRECTORY_DOMAIN,
+    [SOURCE_DOMAIN_ALIAS] = DIRECTORY_DOMAIN_ALIAS,
+    [SOURCE_ADDRESS] = DIRECTORY_ADDRESS,
+    [SOURCE_ALIAS] = DIRECTORY_ALIAS,
 };
 
 /* The administrator's query that replaces the source's own, or NULL. */
 static const char *
 custom_query(const struct config *config, enum source s)
 {
-	const char *sql = s == SOURCE_DOMAIN || s == SOURCE_DOMAIN_ALIAS ?
-	    config->lookup.domains :
-	    config->lookup.addresses;
+	const char *sql;
 
+	switch (s) {
+	case SOURCE_DOMAIN:
+	case SOURCE_DOMAIN_ALIAS:
+		sql = config->lookup.domains;
+		break;
+	case SOURCE_ADDRESS:
+	case SOURCE_ALIAS:
+		sql = config->lookup.addresses;
+		break;
+	default:
+		return NULL;
+	}
 	return sql[0] != '\0' ? sql : NULL;
 }
 
@@ -88,6 +122,12 @@ source_keyed_query(const struct config *config, enum source s)
 	return custom_query(config, s) == NULL ? sources[s].keyed : NULL;
 }
 
+struct str
+source_name(enum source s)
+{
+	return sources[s].name;
+}
+
 enum source
 source_named(const struct config *config, struct str table)
 {
@@ -100,23 +140,61 @@ source_named(const struct config *config, struct str table)
 	return SOURCES;
 }
 
-void
-source_begin(const struct config *config, struct directory *d, enum source s)
+static void
+begin_one(struct tables *t, enum source s)
 {
-	directory_begin(d, sources[s].table);
+	if (s == SOURCE_LIST_ENTRY)
+		lists_begin(t->lists);
+	else if (s == SOURCE_RULE)
+		rules_begin(t->rules);
+	else
+		directory_begin(t->directory, directory_tables[s]);
+}
+
+void
+source_begin(const struct config *config, struct tables *t, enum source s)
+{
+	begin_one(t, s);
 	for (int i = 0; i < SOURCES; i++) {
 		enum source other = (enum source)i;
 
 		if (other != s && custom_query(config, other) != NULL &&
 		    head_of(other) == s)
-			directory_begin(d, sources[other].table);
+			begin_one(t, other);
 	}
 }
 
-void
-source_forget(struct directory *d, enum source s, struct str key)
+/* `LIST VALUE`: the name of a list has no blank. */
+static void
+forget_entry(struct lists *l, struct str key)
 {
-	directory_forget(d, sources[s].table, key);
+	const char *blank = memchr(key.p, ' ', key.n);
+	struct str list;
+
+	if (blank == NULL)
+		return;
+	list = (struct str){key.p, (size_t)(blank - key.p)};
+	lists_forget(l, list, str_from(key, list.n + 1));
+}
+
+void
+source_forget(struct tables *t, enum source s, struct str key)
+{
+	int64_t id;
+
+	if (s == SOURCE_LIST_ENTRY)
+		forget_entry(t->lists, key);
+	else if (s != SOURCE_RULE)
+		directory_forget(t->directory, directory_tables[s], key);
+	else if (number_parse(key, &id) == 0)
+		rules_forget(t->rules, id);
+}
+
+void
+source_ready(struct tables *t, enum source s)
+{
+	if (s == SOURCE_RULE)
+		rules_ready(t->rules);
 }
 
 uint64_t
@@ -137,6 +215,21 @@ source_origin(const struct config *config)
 
 /* ---- values ---- */
 
+/* A number; numeric columns may write it with a fraction, which is cut. */
+static int
+whole_number(struct str text, int64_t *out)
+{
+	const char *dot = text.n > 0 ? memchr(text.p, '.', text.n) : NULL;
+	int64_t fraction;
+
+	if (dot == NULL)
+		return number_parse(text, out);
+	if (number_parse(str_from(text, (size_t)(dot - text.p) + 1),
+		&fraction) == -1)
+		return -1;
+	return number_parse((struct str){text.p, (size_t)(dot - text.p)}, out);
+}
+
 int
 source_time(struct str text, int64_t *out)
 {
@@ -144,6 +237,7 @@ source_time(struct str text, int64_t *out)
 	struct tm tm = {0};
 	const char *end;
 	int64_t number;
+	size_t year;
 
 	if (str_eq(text, STR("infinity"))) {
 		*out = NEVER_EXPIRES;
@@ -153,7 +247,7 @@ source_time(struct str text, int64_t *out)
 		*out = INT64_MIN;
 		return 0;
 	}
-	if (number_parse(text, &number) == 0) {
+	if (whole_number(text, &number) == 0) {
 		*out = number;
 		return 0;
 	}
@@ -161,12 +255,9 @@ source_time(struct str text, int64_t *out)
 		return -1;
 	memcpy(buf, text.p, text.n);
 	buf[text.n] = '\0';
-	/* Years past 9999 are for ever; strptime would read four digits. */
-	if (strspn(buf, "0123456789") > 4) {
-		*out = NEVER_EXPIRES;
-		return 0;
-	}
-	end = strptime(buf, "%Y-%m-%d", &tm);
+	/* strptime reads four digits of a year: those beyond are for ever. */
+	year = strspn(buf, "0123456789");
+	end = strptime(year > 4 ? buf + year - 4 : buf, "%Y-%m-%d", &tm);
 	if (end != NULL && *end == ' ')
 		end = strptime(end, " %H:%M:%S", &tm);
 	if (end == NULL)
@@ -176,7 +267,7 @@ source_time(struct str text, int64_t *out)
 			end++;
 	if (strcmp(end, "+00") != 0 && *end != '\0')
 		return -1;
-	*out = timegm(&tm);
+	*out = year > 4 ? NEVER_EXPIRES : timegm(&tm);
 	return 0;
 }
 
@@ -249,12 +340,14 @@ put_domain(struct directory *d, const PGresult *res, int row,
 {
 	struct str name = value_of(res, row, 0);
 	struct str target = value_of(res, row, c->target);
+	struct str limit = value_of(res, row, c->max_recipients);
 	int64_t max = 0;
 
 	if (target.n > 0)
 		return !is_yes(value_of(res, row, c->enabled), true) ||
 		    directory_put_domain_alias(d, name, target);
-	number_parse(value_of(res, row, c->max_recipients), &max);
+	if (limit.n > 0 && whole_number(limit, &max) == -1)
+		return false;
 	return directory_put_domain(d, name,
 	    recipients_of(value_of(res, row, c->recipients)),
 	    boolean_of(value_of(res, row, c->greylist)), max,
@@ -285,18 +378,78 @@ put_address(struct directory *d, const PGresult *res, int row,
 	    enabled);
 }
 
+/* A row that the schema takes and this program does not: tell which. */
+static bool
+put_rule(struct rules *r, const PGresult *res, int row)
+{
+	struct rule_row out = {
+	    .state = value_of(res, row, 2),
+	    .conditions = value_of(res, row, 3),
+	    .action = value_of(res, row, 4),
+	    .shadow = is_yes(value_of(res, row, 5), false),
+	    .enabled = is_yes(value_of(res, row, 6), true),
+	};
+	struct str priority = value_of(res, row, 1);
+	bool negative = priority.n > 0 && priority.p[0] == '-';
+	struct log_entry e;
+	const char *why;
+
+	if (number_parse(value_of(res, row, 0), &out.id) == -1 ||
+	    number_parse(str_from(priority, negative), &out.priority) == -1)
+		return false;
+	if (negative)
+		out.priority = -out.priority;
+	if (rules_put(r, &out, &why))
+		return true;
+	log_begin(&e, LOG_ERR, "a rule is left out");
+	log_int(&e, "rule", out.id);
+	log_str(&e, "error", str_of(why));
+	log_end(&e);
+	return false;
+}
+
+static bool
+put_row(struct tables *t, enum source s, const PGresult *res, int row,
+    const struct columns *c)
+{
+	switch (s) {
+	case SOURCE_DOMAIN:
+	case SOURCE_DOMAIN_ALIAS:
+		return put_domain(t->directory, res, row, c);
+	case SOURCE_ADDRESS:
+	case SOURCE_ALIAS:
+		return put_address(t->directory, res, row, c);
+	case SOURCE_LIST_ENTRY:
+		return lists_put(t->lists, value_of(res, row, 0),
+		    value_of(res, row, 1));
+	case SOURCE_RULE:
+		return put_rule(t->rules, res, row);
+	case SOURCES:
+		break;
+	}
+	return false;
+}
+
+static void
+log_left_out(enum source s, struct str key)
+{
+	struct log_entry e;
+
+	log_begin(&e, LOG_WARNING,
+	    "a row makes no sense and is left out, and perhaps others");
+	log_str(&e, "table", sources[s].name);
+	log_str(&e, "key", key);
+	log_end(&e);
+}
+
 int
-source_put(struct directory *d, enum source s, const PGresult *res)
+source_put(struct tables *t, enum source s, const PGresult *res)
 {
 	struct columns c = find_columns(res);
 	int left_out = 0;
 
-	for (int row = 0; row < PQntuples(res); row++) {
-		bool good = s == SOURCE_DOMAIN || s == SOURCE_DOMAIN_ALIAS ?
-		    put_domain(d, res, row, &c) :
-		    put_address(d, res, row, &c);
-
-		left_out += !good;
-	}
+	for (int row = 0; row < PQntuples(res); row++)
+		if (!put_row(t, s, res, row, &c) && left_out++ == 0)
+			log_left_out(s, value_of(res, row, 0));
 	return left_out;
 }

@@ -11,17 +11,21 @@
  * are found by name, and any of them may be absent.
  */
 
-#include "tables/directory.h"
+#include "base/str.h"
 
 #include <libpq-fe.h>
+#include <stdint.h>
 
 struct config;
+struct tables;
 
 enum source {
 	SOURCE_DOMAIN,
 	SOURCE_DOMAIN_ALIAS,
 	SOURCE_ADDRESS,
 	SOURCE_ALIAS,
+	SOURCE_LIST_ENTRY,
+	SOURCE_RULE,
 	SOURCES
 };
 
@@ -35,18 +39,24 @@ char *source_query(const struct config *config, enum source source);
 const char *source_keyed_query(const struct config *config,
     enum source source);
 
+/* Its table in our schema. */
+struct str source_name(enum source source);
+
 /* The source to read again when that table has changed; SOURCES if none. */
 enum source source_named(const struct config *config, struct str table);
 
 /* Begin new tables for all that the source writes to. */
-void source_begin(const struct config *config, struct directory *d,
+void source_begin(const struct config *config, struct tables *t,
     enum source source);
 
 /* Forget a key before its rows are put again (not for a custom query). */
-void source_forget(struct directory *d, enum source source, struct str key);
+void source_forget(struct tables *t, enum source source, struct str key);
 
 /* Put all rows of a result; returns how many were none and left out. */
-int source_put(struct directory *d, enum source source, const PGresult *res);
+int source_put(struct tables *t, enum source source, const PGresult *res);
+
+/* Keyed rows of this source were forgotten and put: make them answer. */
+void source_ready(struct tables *t, enum source source);
 
 /* A sum of all that decides what is read: tables/copy.h. */
 uint64_t source_origin(const struct config *config);

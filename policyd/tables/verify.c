@@ -5,7 +5,9 @@
 #include "config/config.h"
 #include "db/session.h"
 #include "schema_version.h"
+#include "tables/rule.h"
 #include "tables/source.h"
+#include "tables/tables.h"
 
 #include <libpq-fe.h>
 #include <stdlib.h>
@@ -17,6 +19,7 @@ struct verify {
 	FILE *to;
 	PGconn *conn;
 	int bad;
+	bool ours; /* the database has our schema */
 };
 
 static void
@@ -82,6 +85,7 @@ verify_schema(struct verify *v)
 		return;
 	}
 	free(there);
+	v->ours = true;
 	version = one_value(v, key,
 	    "SELECT max(version) FROM policyd.schema_version", NULL);
 	number_parse(str_of(version), &number);
@@ -98,7 +102,8 @@ static void
 verify_source(struct verify *v, enum source s)
 {
 	static const char *const keys[SOURCES] = {"[lookup] domains",
-	    "[lookup] domains", "[lookup] addresses", "[lookup] addresses"};
+	    "[lookup] domains", "[lookup] addresses", "[lookup] addresses",
+	    "[database] conninfo", "[database] conninfo"};
 	char *query = source_query(v->config, s), *sql = NULL;
 	PGresult *res;
 
@@ -115,6 +120,49 @@ verify_source(struct verify *v, enum source s)
 	PQclear(res);
 	PQclear(PQexec(v->conn, "ROLLBACK"));
 	free(sql);
+	free(query);
+}
+
+/* What PostgreSQL took, but this program does not. */
+static void
+report_rule(struct verify *v, const struct rule *rule)
+{
+	for (size_t i = 0; i < rule->count; i++) {
+		const struct condition *c = rule->conditions[i];
+		const char *error = condition_regex_error(c);
+		char why[400];
+		struct sbuf b = sbuf_over(why, sizeof(why));
+
+		if (error == NULL)
+			continue;
+		sbuf_addf(&b, "rule %lld: \"%s\": no regular expression to "
+			      "PCRE2, it never matches: %s",
+		    (long long)rule->id, condition_text(c).p, error);
+		report(v, "policyd.rule", sbuf_str(&b));
+	}
+}
+
+static void
+verify_rules(struct verify *v)
+{
+	char *query = source_query(v->config, SOURCE_RULE);
+	PGresult *res = PQexec(v->conn, query);
+	struct tables t;
+	int left_out;
+
+	tables_init(&t, true);
+	if (PQresultStatus(res) != PGRES_TUPLES_OK) {
+		report_failure(v, "policyd.rule");
+	} else {
+		left_out = source_put(&t, SOURCE_RULE, res);
+		if (left_out > 0)
+			report(v, "policyd.rule",
+			    STR("rules that this program does not take"));
+		for (size_t i = 0; rules_at(t.rules, i) != NULL; i++)
+			report_rule(v, rules_at(t.rules, i));
+	}
+	PQclear(res);
+	tables_fini(&t);
 	free(query);
 }
 
@@ -147,7 +195,10 @@ tables_verify(const struct config *config, const char *file, FILE *to)
 	if (open_conn(&v, "[database] conninfo", config->database.conninfo)) {
 		verify_schema(&v);
 		for (int s = 0, bad = v.bad; bad == 0 && s < SOURCES; s++)
-			verify_source(&v, (enum source)s);
+			if (v.ours || s <= SOURCE_ALIAS)
+				verify_source(&v, (enum source)s);
+		if (v.ours && v.bad == 0)
+			verify_rules(&v);
 		verify_script(&v);
 	}
 	PQfinish(v.conn);
