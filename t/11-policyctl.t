@@ -328,6 +328,66 @@ gives('rule remove 1', 0, "rule 1 removed\n", '');
 	gives("rule remove $added->{id}", 0, "rule $added->{id} removed\n", '');
 }
 
+# ---- what is wrong with the rules ----
+
+$pg->psql('TRUNCATE policyd.rule, policyd.list_entry');
+gives('check', 0, "nothing is wrong with the rules\n", '');
+gives('check it', 2, '', qr/"it" is one argument too many\nusage: .* check\n/);
+$pg->psql(<<'END');
+INSERT INTO policyd.list_entry VALUES ('there', 'a@x');
+CREATE FUNCTION policyd_script.good(request jsonb) RETURNS text
+    LANGUAGE sql RETURN 'DUNNO';
+CREATE FUNCTION policyd_script.bad(request jsonb) RETURNS integer
+    LANGUAGE sql RETURN 1;
+INSERT INTO policyd.rule (id, priority, state, conditions, action, shadow,
+    enabled) VALUES
+(1, 1, NULL, '{sender in list:there}', 'script good', false, true),
+(2, 2, NULL, '{sender in list:gone}', 'set script none', false, true),
+(3, 3, NULL, ARRAY['sender matches \mx'], 'script missing', false, true),
+(4, 4, NULL, '{sender in list:gone}', 'script missing', false, false),
+(5, 5, 'VRFY', '{}', 'SET Script bad', false, true),
+(6, 6, 'ANY', '{size > 1}', 'OK', true, true),
+(7, 7, NULL, '{sender = a@x}', 'OK', false, true),
+(8, 8, NULL, '{Client_Address in 10.0.0.0/8}', 'OK', false, true),
+(9, 9, NULL, '{}', 'DUNNO', true, true),
+(10, 10, NULL, '{}', 'reject_unverified_recipient', false, true),
+(11, 11, 'ANY', '{}', 'HOLD', false, true),
+(12, 12, NULL, '{size > 1}', 'HOLD', false, true),
+(13, 13, 'DATA', '{size > 1}', 'HOLD', false, true),
+(14, 14, 'ANY', '{size > 1}', 'HOLD', false, true);
+END
+{
+	my $regex = 'rule 3: "sender matches \\mx" never holds: to PCRE2 '
+	    . 'it is no regular expression: ';
+	gives('check', 1, qr/\A\Q$regex\E.*
+rule 12: it never runs: rule 10 answers always
+rule 13: it never runs: rule 11 answers always
+rule 14: it never runs: rule 10 answers always
+rule 2: the list "gone" has no entries: nothing is in it
+rule 3: there is no function policyd_script\.missing\(request jsonb\)
+rule 5: policyd_script\.bad does not return text
+rule 7: warning: OK lets a stranger through before relaying is decided\n\z/, '');
+	my ($status, $out) = policyctl('-c', $ini, qw(--json check));
+	my $found = decode_json($out);
+	is(scalar @$found, 8, 'what is wrong as JSON');
+	is_deeply($found->[7], { rule => 7, level => 'warning', message =>
+	    'OK lets a stranger through before relaying is decided' },
+	    '... rule, level and message');
+	$pg->psql('DELETE FROM policyd.rule WHERE id <> 7');
+	gives('check', 0, qr/\Arule 7: warning: .*\n\z/, '');
+	$pg->psql('TRUNCATE policyd.rule');
+	gives('check --json', 0, "[\n]\n", '');
+	# Where triggers and constraints did not look.
+	$pg->psql(q(ALTER TABLE policyd.rule DROP CONSTRAINT
+	    rule_conditions_check, DROP CONSTRAINT rule_action_check;
+	    SET session_replication_role = replica;
+	    INSERT INTO policyd.rule (id, priority, conditions, action)
+	    VALUES (1, 1, '{sendr = x}', 'bounce')));
+	gives('check', 1, qr/\Arule 1: "sendr = x" is no condition: .*: sendr
+rule 1: "bounce" is no action: .*: bounce\n\z/, '');
+	$pg->psql('TRUNCATE policyd.rule');
+}
+
 {
 	my $as_daemon = spew('daemon.ini', sprintf
 	    "[database]\nconninfo = \"%s\"\n", $pg->conninfo(user => 'policyd'));

@@ -4,7 +4,7 @@
 /*
  * ctl - policyctl, the administrator's tool.
  *
- * A program of its own over base, config and mail.  It runs one command and
+ * A program of its own over base, mail, config and tables.  It runs one command and
  * ends, so it waits for PostgreSQL where it stands and lets exit() free things.
  * Commands are tables in main.c; what a command prints for people goes to
  * stdout, what is wrong to stderr.
@@ -48,7 +48,7 @@ enum ctl_args {
 };
 
 struct verb {
-	const char *name;
+	const char *name; /* empty: the object alone is the command */
 	enum ctl_args args;
 	const char *summary;
 	ctl_run_fn *run;
@@ -93,6 +93,7 @@ void print_json(const PGresult *result);
 /* ---- the commands ---- */
 
 ctl_run_fn schema_install, schema_upgrade, schema_status;
+ctl_run_fn check_rules;
 ctl_run_fn rows_add, rows_remove, rows_list, rows_enable, rows_disable;
 
 /* ---- rows.c ---- */

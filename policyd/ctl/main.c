@@ -28,12 +28,19 @@ static const struct verb row_verbs[] = {
     {0},
 };
 
+static const struct verb check_verbs[] = {
+    {"", ARGS_NONE, "what is wrong with the rules, or can never happen",
+	check_rules},
+    {0},
+};
+
 static const struct object {
 	const char *name;
 	const struct verb *verbs;
 	const char *table; /* NULL if it is about none */
 } objects[] = {
     {"schema", schema_verbs, NULL},
+    {"check", check_verbs, NULL},
     {"domain", row_verbs, "domain"},
     {"address", row_verbs, "address"},
     {"alias", row_verbs, "alias"},
@@ -47,6 +54,12 @@ static const struct table *
 table_of(const struct object *object)
 {
 	return object->table != NULL ? table_named(object->table) : NULL;
+}
+
+static bool
+is_bare(const struct verb *verb)
+{
+	return verb->name[0] == '\0';
 }
 
 static bool
@@ -99,7 +112,8 @@ help(void)
 		for (const struct verb *v = o->verbs; v->name != NULL; v++) {
 			if (!has_verb(o, v))
 				continue;
-			printf("  %s %s", o->name, v->name);
+			printf("  %s%s%s", o->name, is_bare(v) ? "" : " ",
+			    v->name);
 			args_print(table_of(o), v->args, stdout);
 			printf("\n\t%s\n", v->summary);
 		}
@@ -121,6 +135,8 @@ object_named(const char *name)
 static const struct verb *
 verb_named(const struct object *object, const char *name)
 {
+	if (is_bare(&object->verbs[0]))
+		return &object->verbs[0];
 	for (const struct verb *v = object->verbs; v->name != NULL; v++)
 		if (name != NULL && strcmp(v->name, name) == 0 &&
 		    has_verb(object, v))
@@ -161,6 +177,7 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 	const struct object *object = object_named(argv[0]);
 	const struct table *table;
 	const struct verb *verb;
+	size_t words;
 	struct values values;
 	enum ctl_status status = CTL_NO;
 
@@ -170,9 +187,11 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 	verb = verb_named(object, argc > 1 ? argv[1] : NULL);
 	if (verb == NULL)
 		return CTL_USAGE;
-	if (!args_parse(table, verb->args, argv + 2, argc - 2, &values)) {
-		fprintf(stderr, "usage: policyctl %s %s", object->name,
-		    verb->name);
+	words = is_bare(verb) ? 1 : 2;
+	if (!args_parse(table, verb->args, argv + words, argc - words,
+		&values)) {
+		fprintf(stderr, "usage: policyctl %s%s%s", object->name,
+		    is_bare(verb) ? "" : " ", verb->name);
 		args_print(table, verb->args, stderr);
 		fputc('\n', stderr);
 		return CTL_USAGE;
