@@ -282,10 +282,8 @@ db_pool_free(struct db_pool *p)
 		if (p->slots[i].call != NULL)
 			finish(p->slots[i].call, DB_LOST, NULL);
 	}
-	while (p->first != NULL) {
-		struct db_call *c = p->first;
-
-		unqueue(c);
+	for (struct db_call *c = p->first, *next; c != NULL; c = next) {
+		next = c->next;
 		finish(c, DB_LOST, NULL);
 	}
 	free(p->slots);

@@ -72,6 +72,7 @@ void
 scripts_reconfigure(struct scripts *s, const struct config *config)
 {
 	const struct config *old = s->config;
+	struct db_pool *before = s->pool;
 
 	s->config = config;
 	if (strcmp(old->database.conninfo, config->database.conninfo) == 0 &&
@@ -80,8 +81,9 @@ scripts_reconfigure(struct scripts *s, const struct config *config)
 	    old->database.query_timeout_s == config->database.query_timeout_s &&
 	    old->database.reconnect_max_s == config->database.reconnect_max_s)
 		return;
-	db_pool_free(s->pool);
+	/* What fails with the old one may ask for the next script at once. */
 	connect_pool(s);
+	db_pool_free(before);
 }
 
 /* ---- the request as JSON ---- */

@@ -533,8 +533,8 @@ static struct rule_index *
 index_new(const struct table *t, enum rule_state state)
 {
 	struct rule_index *x = mem_zalloc(sizeof(*x));
-	struct keyed *keys = NULL;
-	uint32_t count = 0, cap = 0;
+	uint32_t count = 0, cap = 64;
+	struct keyed *keys = mem_alloc(cap * sizeof(keys[0]));
 
 	x->order = mem_alloc(t->count * sizeof(x->order[0]));
 	for (size_t i = 0; i < t->count; i++)
