@@ -24,6 +24,7 @@ struct verb;
 struct ctl {
 	PGconn *db;
 	bool json; /* print for programs */
+	const char *file; /* the configuration */
 };
 
 /* What was given for each column of a table; NULL: nothing. */
@@ -45,6 +46,7 @@ enum ctl_args {
 	ARGS_KEY,    /* the whole key of a row */
 	ARGS_SOME,   /* the key or its beginning: all rows that have it */
 	ARGS_FILTER, /* any columns at all, or none */
+	ARGS_FILE,   /* the name of a file, or nothing: standard input */
 };
 
 struct verb {
@@ -94,6 +96,7 @@ void print_json(const PGresult *result);
 
 ctl_run_fn schema_install, schema_upgrade, schema_status;
 ctl_run_fn check_rules;
+ctl_run_fn explain;
 ctl_run_fn rows_add, rows_remove, rows_list, rows_enable, rows_disable;
 
 /* ---- rows.c ---- */

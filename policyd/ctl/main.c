@@ -34,6 +34,11 @@ static const struct verb check_verbs[] = {
     {0},
 };
 
+static const struct verb explain_verbs[] = {
+    {"", ARGS_FILE, "what a request would be answered, and why", explain},
+    {0},
+};
+
 static const struct object {
 	const char *name;
 	const struct verb *verbs;
@@ -41,6 +46,7 @@ static const struct object {
 } objects[] = {
     {"schema", schema_verbs, NULL},
     {"check", check_verbs, NULL},
+    {"explain", explain_verbs, NULL},
     {"domain", row_verbs, "domain"},
     {"address", row_verbs, "address"},
     {"alias", row_verbs, "alias"},
@@ -181,6 +187,7 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 	struct values values;
 	enum ctl_status status = CTL_NO;
 
+	ctl->file = file;
 	if (object == NULL)
 		return usage();
 	table = table_of(object);

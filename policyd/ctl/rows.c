@@ -103,6 +103,7 @@ args_bounds(const struct table *table, enum ctl_args args, size_t *least,
 		columns++;
 	switch (args) {
 	case ARGS_NONE:
+	case ARGS_FILE:
 		break;
 	case ARGS_ROW:
 		*least = table->required;
@@ -145,6 +146,10 @@ args_print(const struct table *table, enum ctl_args args, FILE *to)
 {
 	size_t least, most;
 
+	if (args == ARGS_FILE) {
+		fputs(" [FILE]", to);
+		return;
+	}
 	args_bounds(table, args, &least, &most);
 	for (size_t i = 0; i < most; i++) {
 		const struct column *column =
@@ -190,6 +195,13 @@ args_parse(const struct table *table, enum ctl_args args, char **argv,
 {
 	size_t least, most, next = 0;
 
+	if (args == ARGS_FILE) {
+		*out = (struct values){.of = {argc > 0 ? argv[0] : NULL}};
+		if (argc > 1)
+			ctl_complain(NULL, "\"%s\" is one argument too many",
+			    argv[1]);
+		return argc <= 1;
+	}
 	args_bounds(table, args, &least, &most);
 	*out = (struct values){0};
 	out->many = mem_alloc((argc + 1) * sizeof(*out->many));

@@ -461,6 +461,15 @@ head_len(struct str s)
 	return s.n - rest.n;
 }
 
+/* A header without a value, such as that of a login that there is not. */
+static bool
+is_header(struct str s)
+{
+	int i = action_named(str_word(&s));
+
+	return i != -1 && actions[i].kind == HEADER;
+}
+
 bool
 action_format(struct sbuf *out, struct str text,
     const struct action_placeholder *with, size_t count, size_t subject_len,
@@ -469,7 +478,7 @@ action_format(struct sbuf *out, struct str text,
 	char buf[ACTION_WIRE_MAX_BYTES - sizeof("action=\n\n")];
 	struct sbuf b = sbuf_over(buf, sizeof(buf));
 	struct str s, part;
-	size_t head;
+	size_t head, room;
 	bool good = true;
 
 	if (str_eq(text, STR("DUNNO"))) {
@@ -479,8 +488,11 @@ action_format(struct sbuf *out, struct str text,
 	fill_in(&b, text, with, count);
 	s = str_trim(sbuf_str(&b));
 	head = head_len(s);
-	s = cut(s, head > 0 ? head + text_room(subject_len) : ACTION_MAX_BYTES);
-	if (action_error(s, &part) != NULL) {
+	room = head > 0 ? head + text_room(subject_len) : ACTION_MAX_BYTES;
+	s = cut(s, room < ACTION_MAX_BYTES ? room : ACTION_MAX_BYTES);
+	if (action_error(s, &part) != NULL && is_header(s)) {
+		s = STR("DUNNO"); /* nothing to put there: mail goes on */
+	} else if (action_error(s, &part) != NULL) {
 		good = false;
 		s = cut(fallback, head_len(fallback) + text_room(subject_len));
 	}

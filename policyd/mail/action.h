@@ -47,7 +47,8 @@ struct action_placeholder {
  * SMTP_REPLY_MAX_BYTES: subject_len is the length of the longest thing that
  * Postfix may put before it (an address, a host name).  A text that is not
  * safe after all that becomes `fallback`, which must be one that passes
- * action_error() and has no placeholders; false is returned then.
+ * action_error() and has no placeholders; false is returned then.  Only PREPEND
+ * with nothing to put becomes DUNNO.
  */
 bool action_format(struct sbuf *out, struct str text,
     const struct action_placeholder *with, size_t count, size_t subject_len,

@@ -1,5 +1,6 @@
 #include "policy/script.h"
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "config/config.h"
@@ -16,11 +17,13 @@
  */
 static const double GRACE_S = 0.2;
 
+enum { LIMITS = 32 };
+
 struct scripts {
 	struct ev_loop *loop;
 	const struct config *config;
 	struct db_pool *pool;
-	struct log_limit limit;
+	struct log_limit limit[LIMITS]; /* by name: one must not hide another */
 };
 
 struct script_call {
@@ -106,7 +109,7 @@ add_escaped(struct sbuf *b, struct str s)
 	}
 }
 
-/* Every attribute that came, and those worked out; the caller frees it. */
+/* Every attribute, empty where it did not come; the caller frees it. */
 static char *
 request_json(struct subject *s)
 {
@@ -122,9 +125,6 @@ request_json(struct subject *s)
 	b = sbuf_over(buf, size);
 	sbuf_addc(&b, '{');
 	for (int a = ATTR_request + 1; a < SUBJECT_ATTRIBUTES; a++) {
-		if (a < ATTRIBUTES &&
-		    !request_has(s->request, (enum attribute)a))
-			continue;
 		if (!first)
 			sbuf_addc(&b, ',');
 		first = false;
@@ -146,7 +146,8 @@ log_failure(struct scripts *s, const char *name, const char *why)
 	struct log_entry e;
 	uint64_t suppressed;
 
-	if (!log_allowed(&s->limit, ev_now(s->loop), &suppressed))
+	if (!log_allowed(&s->limit[hash(name, strlen(name)) % LIMITS],
+		ev_now(s->loop), &suppressed))
 		return;
 	log_begin(&e, LOG_ERR, "a script failed");
 	log_str(&e, "script", str_of(name));

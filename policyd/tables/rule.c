@@ -97,7 +97,7 @@ rule_state_named(struct str name)
 	/* Nearly always. */
 	if (str_eq(states[RULE_STATE_RCPT], name))
 		return RULE_STATE_RCPT;
-	while (i < RULE_STATES && !str_eq(states[i], name))
+	while (i < RULE_STATE_OTHER && !str_eq(states[i], name))
 		i++;
 	return (enum rule_state)i;
 }
@@ -295,7 +295,7 @@ compile(struct rule *rule, const struct rule_row *row, struct lists *lists)
 		rule->states = ~0U;
 	} else {
 		state = rule_state_named(row->state);
-		if (state == RULE_STATES)
+		if (state == RULE_STATE_OTHER)
 			return "no such state";
 		rule->states = 1U << state;
 	}

@@ -65,10 +65,11 @@ enum rule_state {
 	RULE_STATE_VRFY,
 	RULE_STATE_ETRN,
 	RULE_STATE_EXPN,
+	RULE_STATE_OTHER, /* one that Postfix may have one day: rules for ANY */
 	RULE_STATES
 };
 
-/* The state of that name, or RULE_STATES. */
+/* The state of that name, or RULE_STATE_OTHER. */
 enum rule_state rule_state_named(struct str name);
 
 /* NULL if it is an action that a rule may have; else what is wrong with it. */

@@ -13,6 +13,15 @@
 	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" \
 	"aaaaaaaaaaaaaaaa"
 
+#define A_390 \
+	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" \
+	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" \
+	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" \
+	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" \
+	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" \
+	"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" \
+	"aaaaaa"
+
 static const struct {
 	const char *text;
 	int good;
@@ -184,6 +193,12 @@ static const struct {
 	"action=DEFER x\n\n"},
     {"a redirection to nowhere", "REDIRECT {recipient}", "bob", 0,
 	"action=DEFER x\n\n"},
+    {"a header without a value", "PREPEND X-Login: {recipient}", "", 0,
+	"action=DUNNO\n\n"},
+    {"a header with one", "PREPEND X-Login: {recipient}", "a", 0,
+	"action=PREPEND X-Login: a\n\n"},
+    {"a text that is too long is cut", "550 5.7.1 " A_400 A_400, "", 0,
+	"action=550 5.7.1 " A_390 "\n\n"},
     {"all digits", "550", "", 0, "action=DEFER x\n\n"},
     {"empty", "", "", 0, "action=DEFER x\n\n"},
     {"a long subject leaves a little", "550 5.1.1 User unknown in the "

@@ -1,0 +1,233 @@
+#include "ctl/ctl.h"
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "config/config.h"
+#include "policy/check.h"
+#include "policy/decide.h"
+#include "tables/load.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/*
+ * policyctl explain: the daemon's own code judges a request, from the tables as
+ * they are now, and tells each step.  It is this program that does it, with no
+ * session behind it: nothing is counted, stored or held back, and no script is
+ * called.
+ */
+
+struct telling {
+	bool json;
+	bool first; /* json: no comma yet */
+};
+
+static void
+print_string(struct str s)
+{
+	putchar('"');
+	for (size_t i = 0; i < s.n; i++) {
+		unsigned char c = (unsigned char)s.p[i];
+
+		if (c == '"' || c == '\\')
+			printf("\\%c", c);
+		else if (c < ' ' || c == 0x7f)
+			printf("\\u%04x", c);
+		else
+			putchar(c);
+	}
+	putchar('"');
+}
+
+static void
+begin_step(struct telling *t, const char *kind)
+{
+	printf("%s{\"%s\":", t->first ? "" : ",\n  ", kind);
+	t->first = false;
+}
+
+static void
+tell_rule(void *arg, const struct rule *rule, const struct condition *failed)
+{
+	struct telling *t = arg;
+	struct str text =
+	    failed != NULL ? condition_text(failed) : STR("");
+
+	if (t->json) {
+		begin_step(t, "rule");
+		printf("%lld,\"action\":", (long long)rule->id);
+		print_string(str_of(rule->action));
+		printf(",\"holds\":%s", failed == NULL ? "true" : "false");
+		if (failed != NULL) {
+			printf(",\"failed\":");
+			print_string(text);
+		}
+		printf(",\"shadow\":%s}", rule->shadow ? "true" : "false");
+		return;
+	}
+	if (failed != NULL)
+		printf("rule %lld  no: %.*s\n", (long long)rule->id,
+		    (int)text.n, text.p);
+	else
+		printf("rule %lld  holds%s: %s\n", (long long)rule->id,
+		    rule->shadow ? " (shadow: only logged)" : "",
+		    rule->action);
+}
+
+static void
+tell_script(void *arg, struct str name)
+{
+	struct telling *t = arg;
+
+	if (t->json) {
+		begin_step(t, "script");
+		print_string(name);
+		putchar('}');
+		return;
+	}
+	printf("script %.*s  would be called; taken as NULL here\n",
+	    (int)name.n, name.p);
+}
+
+static void
+tell_stage(void *arg, const char *name, enum step step)
+{
+	struct telling *t = arg;
+	const char *what = step == STEP_ANSWERED ? "answers" : "goes on";
+
+	if (t->json) {
+		begin_step(t, "stage");
+		printf("\"%s\",\"answers\":%s}", name,
+		    step == STEP_ANSWERED ? "true" : "false");
+		return;
+	}
+	printf("stage %s  %s\n", name, what);
+}
+
+/* The whole of a file or of standard input; NULL, complained of. */
+static char *
+read_block(const char *path, size_t *n)
+{
+	FILE *f = path == NULL || strcmp(path, "-") == 0 ? stdin :
+							   fopen(path, "re");
+	char *buf;
+
+	if (f == NULL) {
+		ctl_complain(NULL, "%s: %s", path, strerror(errno));
+		return NULL;
+	}
+	buf = calloc(1, REQUEST_MAX_BYTES + 2);
+	if (buf == NULL)
+		abort();
+	*n = fread(buf, 1, REQUEST_MAX_BYTES, f);
+	if (f != stdin)
+		fclose(f);
+	/* A block typed by hand may lack its empty line. */
+	while (*n > 0 && buf[*n - 1] == '\n')
+		--*n;
+	buf[(*n)++] = '\n';
+	buf[(*n)++] = '\n';
+	return buf;
+}
+
+static void
+judge(struct ctl *ctl, const struct config *config, struct tables *tables,
+    const struct request *request)
+{
+	struct telling t = {.json = ctl->json, .first = true};
+	const struct check_trace trace = {tell_rule, tell_script, tell_stage,
+	    &t};
+	struct policy *p = policy_new(NULL, config, tables);
+	struct answer a;
+
+	if (ctl->json)
+		printf("{\"steps\":[\n  ");
+	decide_traced(p, request, (double)time(NULL), &trace, &a);
+	policy_free(p);
+	if (a.n > 2)
+		a.n -= 2; /* its two newlines */
+	if (ctl->json) {
+		printf("],\n \"answer\":");
+		if (a.n > 0)
+			print_string((struct str){a.wire, a.n});
+		else
+			printf("null");
+		printf(",\"held_s\":%.3f}\n", a.hold_s);
+		return;
+	}
+	if (a.n == 0)
+		printf("answer  none: the connection is closed\n");
+	else
+		printf("answer  %.*s\n", (int)a.n, a.wire);
+	if (a.hold_s > 0)
+		printf("        held back for %.3f s\n", a.hold_s);
+}
+
+/* The daemon's settings; NULL, complained of. */
+static struct config *
+read_config(const char *file)
+{
+	struct config_errors errors = {0};
+	struct config *config = config_load(file, &errors);
+
+	for (size_t i = 0; i < errors.count; i++)
+		ctl_complain(NULL, "%s", errors.text[i]);
+	config_errors_free(&errors);
+	return config;
+}
+
+static enum ctl_status
+judge_from_database(struct ctl *ctl, const struct config *config,
+    const struct request *request)
+{
+	enum ctl_status status = CTL_NO;
+	struct tables tables;
+	struct str table;
+	const char *why;
+
+	hash_init();
+	host_init();
+	log_init(LOG_TO_STDERR, LOG_CRIT);
+	tables_init(&tables, config->rcpt.fold_local_part != 0);
+	why = tables_load(ctl->db, config, &tables, &table);
+	if (why != NULL) {
+		ctl_complain(NULL, "%.*s: %s", (int)table.n, table.p, why);
+	} else {
+		judge(ctl, config, &tables, request);
+		status = CTL_YES;
+	}
+	tables_fini(&tables);
+	host_done();
+	return status;
+}
+
+enum ctl_status
+explain(struct ctl *ctl, const struct table *table,
+    const struct values *values)
+{
+	size_t n = 0, scanned = 0, used;
+	char *block = read_block(values->of[0], &n);
+	enum ctl_status status = CTL_NO;
+	struct request request;
+	struct config *config;
+	const char *why;
+
+	(void)table;
+	if (block == NULL)
+		return CTL_NO;
+	if (request_parse(&request, block, n, &scanned, &used, &why) !=
+	    REQUEST_DONE) {
+		ctl_complain("A request is a block of lines, attribute=value.",
+		    "this is no request: %s", why != NULL ? why : "incomplete");
+		free(block);
+		return CTL_NO;
+	}
+	config = read_config(ctl->file);
+	if (config != NULL)
+		status = judge_from_database(ctl, config, &request);
+	config_free(config);
+	free(block);
+	return status;
+}
