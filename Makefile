@@ -142,6 +142,7 @@ demo: packages ## see Postfix ask and policyd answer, on servers of its own; KEE
 bench: packages-test ## measure policyd against a server that does nothing
 	@$(MAKE) -s --no-print-directory all $(BENCH)
 	@B=$(B) POLICYD=$(B)/policyd t/bench/run
+	@B=$(B) POLICYD=$(B)/policyd t/bench/rules
 
 test: packages-test ## everything: units, fuzz corpora, PostgreSQL and Postfix
 	@$(MAKE) --no-print-directory check
