@@ -145,26 +145,12 @@ is_plain(struct str s)
 	return true;
 }
 
-/* C1 controls are two bytes in UTF-8, and terminals obey some of them. */
-static size_t
-printable_len(const char *p, size_t n)
-{
-	size_t len = utf8_len(p, n);
-
-	if (len == 1 && ((unsigned char)p[0] < ' ' || p[0] == 0x7f))
-		return 0;
-	if (len == 2 && (unsigned char)p[0] == 0xc2 &&
-	    (unsigned char)p[1] < 0xa0)
-		return 0;
-	return len;
-}
-
 static void
 add_quoted(struct sbuf *b, struct str s)
 {
 	sbuf_addc(b, '"');
 	for (size_t i = 0, len; i < s.n; i += len) {
-		len = printable_len(s.p + i, s.n - i);
+		len = utf8_printable_len(s.p + i, s.n - i);
 		if (len == 0) {
 			sbuf_addf(b, "\\x%02x", (unsigned char)s.p[i]);
 			len = 1;

@@ -65,6 +65,20 @@ utf8_len(const char *p, size_t n)
 	return len;
 }
 
+size_t
+utf8_printable_len(const char *p, size_t n)
+{
+	const unsigned char *u = (const unsigned char *)p;
+	size_t len = utf8_len(p, n);
+
+	if (len == 1 && (u[0] < ' ' || u[0] == 0x7f))
+		return 0;
+	/* C1 controls are two bytes in UTF-8, and terminals obey some. */
+	if (len == 2 && u[0] == 0xc2 && u[1] < 0xa0)
+		return 0;
+	return len;
+}
+
 bool
 utf8_valid(struct str s)
 {

@@ -70,6 +70,9 @@ struct str str_word(struct str *rest);
  */
 size_t utf8_len(const char *p, size_t n);
 
+/* The same, but 0 for control characters, too: C0, DEL and C1. */
+size_t utf8_printable_len(const char *p, size_t n);
+
 /* Is all of s well-formed UTF-8? */
 bool utf8_valid(struct str s);
 

@@ -101,20 +101,6 @@ digits(struct str s)
 	return n;
 }
 
-/* A byte sequence that must not go out: a control character, or no UTF-8. */
-static size_t
-safe_len(const char *p, size_t n)
-{
-	size_t len = utf8_len(p, n);
-
-	if (len == 1 && ((unsigned char)p[0] < ' ' || p[0] == 0x7f))
-		return 0;
-	if (len == 2 && (unsigned char)p[0] == 0xc2 &&
-	    (unsigned char)p[1] < 0xa0)
-		return 0;
-	return len;
-}
-
 /* Bytes at the head of s that need no second look: printable ASCII. */
 static size_t
 plain_len(struct str s)
@@ -273,7 +259,7 @@ bytes_error(struct str text, struct str *part)
 	if (text.n > ACTION_MAX_BYTES)
 		return "longer than 400 bytes";
 	for (size_t i = plain_len(text), len; i < text.n; i += len) {
-		len = safe_len(text.p + i, text.n - i);
+		len = utf8_printable_len(text.p + i, text.n - i);
 		if (len == 0) {
 			*part = str_from(text, i);
 			part->n = 1;
@@ -357,7 +343,7 @@ add_safe(struct sbuf *b, struct str s)
 
 	sbuf_add(b, (struct str){s.p, plain});
 	for (size_t i = plain, len; i < s.n; i += len) {
-		len = safe_len(s.p + i, s.n - i);
+		len = utf8_printable_len(s.p + i, s.n - i);
 		if (len == 0) {
 			len = 1;
 			sbuf_addc(b, '?');

@@ -102,15 +102,10 @@ bytes_error(struct str text, struct str *part)
 	if (text.n > CONDITION_MAX_BYTES)
 		return "longer than 1000 bytes";
 	for (size_t i = 0, len; i < text.n; i += len) {
-		len = utf8_len(text.p + i, text.n - i);
+		len = utf8_printable_len(text.p + i, text.n - i);
 		*part = (struct str){text.p + i, 1};
 		if (len == 0)
-			return "no valid UTF-8";
-		if ((len == 1 &&
-			((unsigned char)text.p[i] < ' ' || text.p[i] == 0x7f)) ||
-		    (len == 2 && (unsigned char)text.p[i] == 0xc2 &&
-			(unsigned char)text.p[i + 1] < 0xa0))
-			return "a control character";
+			return "a control character, or no valid UTF-8";
 	}
 	return NULL;
 }
