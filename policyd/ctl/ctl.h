@@ -31,7 +31,7 @@ struct ctl {
 enum { COLUMNS_MAX = 8 };
 struct values {
 	const char *of[COLUMNS_MAX];
-	char **many; /* for the column that is an array: the conditions */
+	char **many; /* for the column that is an array: the conditions; owned */
 	size_t many_count;
 };
 

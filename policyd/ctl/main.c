@@ -201,12 +201,14 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 		    is_bare(verb) ? "" : " ", verb->name);
 		args_print(table, verb->args, stderr);
 		fputc('\n', stderr);
+		free(values.many);
 		return CTL_USAGE;
 	}
 	if (conninfo != NULL ? ctl_connect(ctl, conninfo) :
 			       connect_as_configured(ctl, file))
 		status = verb->run(ctl, table, &values);
 	PQfinish(ctl->db);
+	free(values.many);
 	if (fflush(stdout) != 0) {
 		ctl_complain(NULL, "standard output: %s", strerror(errno));
 		status = CTL_NO;

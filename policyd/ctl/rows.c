@@ -8,9 +8,11 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "ctl/ctl.h"
+#include "db/array.h"
 
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { SQL_MAX_BYTES = 1024 };
@@ -347,33 +349,6 @@ change(struct ctl *ctl, const struct table *table, const struct values *values,
 	return status;
 }
 
-/* `{"a","b"}`, which lives as long as the program. */
-static const char *
-array_of(char *const *items, size_t count)
-{
-	size_t n = 3;
-	char *array, *p;
-
-	for (size_t i = 0; i < count; i++)
-		n += 3 + 2 * strlen(items[i]);
-	p = array = mem_alloc(n);
-	*p++ = '{';
-	for (size_t i = 0; i < count; i++) {
-		if (i > 0)
-			*p++ = ',';
-		*p++ = '"';
-		for (const char *c = items[i]; *c != '\0'; c++) {
-			if (*c == '"' || *c == '\\')
-				*p++ = '\\';
-			*p++ = *c;
-		}
-		*p++ = '"';
-	}
-	*p++ = '}';
-	*p = '\0';
-	return array;
-}
-
 /* ---- the commands ---- */
 
 enum ctl_status
@@ -381,13 +356,16 @@ rows_add(struct ctl *ctl, const struct table *table,
     const struct values *values)
 {
 	struct statement s;
+	enum ctl_status status;
+	char *array = NULL;
 
 	begin(&s, "INSERT INTO", table);
 	for (size_t c = 0; table->columns[c].name != NULL; c++) {
 		const char *value = values->of[c];
 
 		if (table->columns[c].type == ARRAY)
-			value = array_of(values->many, values->many_count);
+			value = array = db_array(values->many,
+			    values->many_count, false);
 		/* Empty: leave it to the default, so that the next can be set. */
 		if (value == NULL || (value[0] == '\0' && !is_required(table, c)))
 			continue;
@@ -402,7 +380,9 @@ rows_add(struct ctl *ctl, const struct table *table,
 	/* A key that PostgreSQL gives is news. */
 	if (!is_required(table, 0))
 		sbuf_addf(&s.sql, " RETURNING %s", table->columns[0].name);
-	return change(ctl, table, values, &s, "added");
+	status = change(ctl, table, values, &s, "added");
+	free(array);
+	return status;
 }
 
 enum ctl_status

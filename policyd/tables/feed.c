@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/number.h"
 #include "config/config.h"
+#include "db/array.h"
 #include "db/session.h"
 #include "mail/address.h"
 #include "schema_version.h"
@@ -167,33 +168,6 @@ static bool
 is_wanted(const struct want *w)
 {
 	return w->whole || w->count > 0;
-}
-
-/* `{"a","b"}`, with the keys in ASCII lower case. */
-static char *
-keys_array(const struct want *w)
-{
-	size_t n = 3;
-	char *array, *p;
-
-	for (size_t i = 0; i < w->count; i++)
-		n += 3 + 2 * strlen(w->keys[i]);
-	p = array = mem_alloc(n);
-	*p++ = '{';
-	for (size_t i = 0; i < w->count; i++) {
-		if (i > 0)
-			*p++ = ',';
-		*p++ = '"';
-		for (const char *c = w->keys[i]; *c != '\0'; c++) {
-			if (*c == '"' || *c == '\\')
-				*p++ = '\\';
-			*p++ = ascii_lower(*c);
-		}
-		*p++ = '"';
-	}
-	*p++ = '}';
-	*p = '\0';
-	return array;
 }
 
 /* ---- the copy on disk ---- */
@@ -436,7 +410,8 @@ declare(struct feed *f, enum source s)
 static void
 read_keys(struct feed *f, enum source s)
 {
-	char *array = keys_array(&last_round(f)->want[s]);
+	const struct want *w = &last_round(f)->want[s];
+	char *array = db_array(w->keys, w->count, true);
 	const char *params[] = {array};
 
 	run(f, PHASE_KEYS, source_keyed_query(f->config, s), 1, params);
