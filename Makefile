@@ -107,7 +107,7 @@ FILES  = $(B)/policyd:$(PREFIX)/sbin/policyd:755 \
 	init/policyd.sysusers:$(PREFIX)/lib/sysusers.d/policyd.conf:644 \
 	init/policyd.tmpfiles:$(PREFIX)/lib/tmpfiles.d/policyd.conf:644 \
 	conf/policyd.ini:$(PREFIX)/share/doc/policyd/examples/policyd.ini:644 \
-	$(foreach f,$(wildcard sql/*.sql),$(f):$(PREFIX)/share/policyd/$(f):644) \
+	$(foreach f,$(wildcard sql/*.sql sql/examples/*),$(f):$(PREFIX)/share/policyd/$(f):644) \
 	$(foreach f,$(wildcard doc/*.[1-8]),$(f):$(PREFIX)/share/man/man$(subst .,,$(suffix $(f)))/$(notdir $(f)):644)
 INI    = $(DESTDIR)$(SYSCONFDIR)/policyd/policyd.ini
 
@@ -123,7 +123,7 @@ install: all ## install below DESTDIR and PREFIX; a policyd.ini already there st
 uninstall: ## remove what install put there, but not policyd.ini nor the data
 	@for f in $(FILES); do IFS=:; set -- $$f; \
 		echo "rm $(DESTDIR)$$2"; rm -f "$(DESTDIR)$$2"; done
-	@cd "$(DESTDIR)$(PREFIX)/share" && rmdir policyd/sql policyd doc/policyd/examples \
+	@cd "$(DESTDIR)$(PREFIX)/share" && rmdir policyd/sql/examples policyd/sql policyd doc/policyd/examples \
 		doc/policyd 2>/dev/null || :
 
 packages: ## install the Debian packages that the build and the demo need

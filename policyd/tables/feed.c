@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -231,6 +232,8 @@ on_copy(struct ev_loop *loop, ev_timer *w, int events)
 		if (getppid() != parent)
 			_exit(EINTR); /* it died before that was set */
 		close_range(3, ~0U, 0);
+		/* Nobody waits for it: whoever answers mail comes first. */
+		setpriority(PRIO_PROCESS, 0, 19);
 		_exit(save(f) == 0 ? 0 : errno & 0xff);
 	}
 	if (pid == -1) {
