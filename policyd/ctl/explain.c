@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "config/config.h"
 #include "policy/check.h"
 #include "policy/decide.h"
@@ -118,9 +119,7 @@ read_block(const char *path, size_t *n)
 		ctl_complain(NULL, "%s: %s", path, strerror(errno));
 		return NULL;
 	}
-	buf = calloc(1, REQUEST_MAX_BYTES + 2);
-	if (buf == NULL)
-		abort();
+	buf = mem_zalloc(REQUEST_MAX_BYTES + 2);
 	*n = fread(buf, 1, REQUEST_MAX_BYTES, f);
 	if (f != stdin)
 		fclose(f);
