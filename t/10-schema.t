@@ -352,7 +352,7 @@ $db->begin_work;
 is(alias($db, ['m', 'n']), '', 'one transaction makes an alias');
 $admin->do("INSERT INTO policyd.domain_alias VALUES ('n', 'o')", { pg_async =>
     DBD::Pg::PG_ASYNC() });
-sleep 0.3;
+$pg->wait_for_lock;
 ok(!$admin->pg_ready, 'another, that cannot see it, waits');
 $db->commit;
 ok(!eval { $admin->pg_result; 1 }, 'and is refused');

@@ -352,7 +352,7 @@ like(fault($db, "UPDATE policyd.rule SET conditions =
 	$db->do($entry, undef, 'race', 'a@x');
 	$other->do(q(INSERT INTO policyd.list_entry VALUES ('race', '::1')),
 	    { pg_async => DBD::Pg::PG_ASYNC() });
-	sleep 0.3;
+	$pg->wait_for_lock;
 	ok(!$other->pg_ready, 'who writes to the same list waits');
 	my $third = $pg->dbh(user => 'policyd_admin');
 	is(fault($third, $entry, 'elsewhere', 'a@x'), '', 'others do not');
@@ -364,7 +364,7 @@ like(fault($db, "UPDATE policyd.rule SET conditions =
 	$db->do($insert, undef, ['client_address in list:race2'], 'DUNNO');
 	$other->do(q(INSERT INTO policyd.list_entry VALUES ('race2', 'a@x')),
 	    { pg_async => DBD::Pg::PG_ASYNC() });
-	sleep 0.3;
+	$pg->wait_for_lock;
 	ok(!$other->pg_ready, 'a list waits for a rule about it');
 	$db->commit;
 	ok(!eval { $other->pg_result; 1 }, 'and must fit it');

@@ -108,6 +108,19 @@ change({ sender => 'b@example.net' }, $OK, 'delete the other',
 	q{DELETE FROM policyd.rule WHERE comment = 'z'});
 change({ sender => 'x@d777.example' }, $OK, 'one of many',
 	q{DELETE FROM policyd.rule WHERE conditions = ARRAY['sender under d777.example']});
+
+# Two rows that are one name: of the two, one may go.
+my %name = (client_name => 'xn--bcher-kva.example');
+change(\%name, qr/^450 4\.9\.3 /, 'a name in both spellings',
+	q{INSERT INTO policyd.list_entry (list, value) VALUES
+		('names', U&'b\00FCcher.example'), ('names', 'xn--bcher-kva.example')});
+change({ client_name => 'mark.example.net' }, qr/^450 4\.9\.3 /, 'one goes',
+	q{DELETE FROM policyd.list_entry WHERE value = U&'b\00FCcher.example'},
+	q{INSERT INTO policyd.list_entry (list, value)
+		VALUES ('names', 'mark.example.net')});
+like($_->connect->ask(%name), qr/^450 4\.9\.3 /, 'the other stays') for @d;
+change(\%name, $OK, 'the other goes, too',
+	q{DELETE FROM policyd.list_entry WHERE value LIKE 'xn--%'});
 change({ sender => 'x@d778.example' }, qr/^REJECT x$/, 'all of many at once',
 	q{UPDATE policyd.rule SET action = 'REJECT x' WHERE action = 'REJECT'});
 

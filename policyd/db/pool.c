@@ -13,8 +13,7 @@ struct db_call {
 	char *sql;
 	char **params;
 	int n;
-	ev_timer deadline; /* while it waits */
-	double due;
+	ev_timer deadline; /* while it waits; the rest of it is the query's */
 	db_done_fn *done; /* NULL: cancelled */
 	void *arg;
 };
@@ -108,7 +107,8 @@ on_deadline(struct ev_loop *loop, ev_timer *w, int events)
 static void
 start(struct slot *s, struct db_call *c)
 {
-	double left_s = c->due - ev_now(s->pool->loop);
+	/* By the timer, which a clock that is set does not move. */
+	double left_s = ev_timer_remaining(s->pool->loop, &c->deadline);
 
 	unqueue(c);
 	ev_timer_stop(s->pool->loop, &c->deadline);
@@ -224,7 +224,6 @@ db_pool_query(struct db_pool *p, const char *sql, int n,
 		c->params[i] = params[i] != NULL ? mem_strdup(params[i]) : NULL;
 	c->done = done;
 	c->arg = arg;
-	c->due = ev_now(p->loop) + timeout_s;
 	*p->last = c;
 	p->last = &c->next;
 	p->queued++;

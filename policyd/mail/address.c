@@ -221,12 +221,14 @@ local_base(struct str local, struct str delimiters)
 bool
 address_respell(struct str s, char *buf, size_t size, struct str *out)
 {
-	const char *at = s.n > 0 ? memrchr(s.p, '@', s.n) : NULL;
-	size_t head = at == NULL ? 0 : (size_t)(at - s.p) + 1;
+	size_t head = s.n;
 	char domain[DOMAIN_MAX_BYTES + 1], *other = NULL;
 	struct sbuf b = sbuf_over(buf, size);
-	struct str name = str_from(s, head), folded;
+	struct str name, folded;
 
+	while (head > 0 && s.p[head - 1] != '@' && s.p[head - 1] != ' ')
+		head--;
+	name = str_from(s, head);
 	if (!domain_fold(name, domain, &folded))
 		return false;
 	sbuf_add(&b, (struct str){s.p, head});

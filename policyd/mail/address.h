@@ -56,7 +56,8 @@ struct str local_base(struct str local, struct str delimiters);
 
 /*
  * The address or domain with its domain in the other spelling: U-labels for
- * A-labels, or A-labels for U-labels.  false where that is the same or does
+ * A-labels, or A-labels for U-labels.  The domain is what follows the last '@'
+ * or blank: the key of a list's entry is its list, a blank and its value.  false where that is the same or does
  * not fit; else *out borrows from buf.
  */
 bool address_respell(struct str s, char *buf, size_t size, struct str *out);

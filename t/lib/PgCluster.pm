@@ -90,6 +90,21 @@ sub psql {
 	    $self->conninfo(%arg), '-c', $sql);
 }
 
+# Wait until some statement waits for a lock of another transaction.
+sub wait_for_lock {
+	my $self = shift;
+	my $dbh  = $self->dbh;
+	my $end  = time + 10;
+
+	until ($dbh->selectrow_array('SELECT EXISTS (SELECT FROM pg_locks
+	    WHERE NOT granted)')) {
+		die "nobody waits for a lock\n" if time > $end;
+		select undef, undef, undef, 0.005;
+	}
+	$dbh->disconnect;
+	return;
+}
+
 # load(FILE...): runs SQL files, each in one transaction.
 sub load {
 	my ($self, @files) = @_;
