@@ -18,17 +18,20 @@
 /* Exit statuses, and what a command returns. */
 enum ctl_status { CTL_YES, CTL_NO, CTL_USAGE };
 
+struct config;
 struct table;
 struct verb;
 
 struct ctl {
 	PGconn *db;
 	bool json; /* print for programs */
+	bool dry_run; /* change nothing, only say what would be */
 	const char *file; /* the configuration */
+	bool may_lack_file;
 };
 
 /* What was given for each column of a table; NULL: nothing. */
-enum { COLUMNS_MAX = 8 };
+enum { COLUMNS_MAX = 10 };
 struct values {
 	const char *of[COLUMNS_MAX];
 	char **many; /* for the column that is an array: the conditions; owned */
@@ -62,6 +65,9 @@ struct verb {
 void ctl_complain(const char *hint, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* The settings, which the caller frees; NULL, complained of. */
+struct config *ctl_config(const struct ctl *ctl);
+
 /* ---- database.c ---- */
 
 /* Connect, or complain and return false. */
@@ -86,11 +92,11 @@ bool ctl_script(struct ctl *ctl, const char *sql);
 
 /* ---- print.c ---- */
 
-/* All rows, as columns under a header. */
-void print_columns(const PGresult *result);
+/* So many rows, as columns under a header. */
+void print_columns(const PGresult *result, int rows);
 
 /* A JSON array of the first column, which holds JSON objects. */
-void print_json(const PGresult *result);
+void print_json(const PGresult *result, int rows);
 
 /* ---- the commands ---- */
 
@@ -98,6 +104,8 @@ ctl_run_fn schema_install, schema_upgrade, schema_status;
 ctl_run_fn check_rules;
 ctl_run_fn explain;
 ctl_run_fn rows_add, rows_remove, rows_list, rows_enable, rows_disable;
+ctl_run_fn greylist_list, greylist_release, greylist_allow, greylist_forget;
+ctl_run_fn client_list;
 
 /* ---- rows.c ---- */
 
@@ -113,6 +121,10 @@ bool args_parse(const struct table *table, enum ctl_args args, char **argv,
 
 /* Print them as the help does: ` PRIORITY ACTION [CONDITION]...`. */
 void args_print(const struct table *table, enum ctl_args args, FILE *to);
+
+/* What was given for a column; NULL: nothing. */
+const char *value_of(const struct table *table, const struct values *values,
+    const char *column);
 
 /* NULL if there is none of this name. */
 const struct table *table_named(const char *name);

@@ -164,19 +164,6 @@ judge(struct ctl *ctl, const struct config *config, struct tables *tables,
 		printf("        held back for %.3f s\n", a.hold_s);
 }
 
-/* The daemon's settings; NULL, complained of. */
-static struct config *
-read_config(const char *file)
-{
-	struct config_errors errors = {0};
-	struct config *config = config_load(file, &errors);
-
-	for (size_t i = 0; i < errors.count; i++)
-		ctl_complain(NULL, "%s", errors.text[i]);
-	config_errors_free(&errors);
-	return config;
-}
-
 static enum ctl_status
 judge_from_database(struct ctl *ctl, const struct config *config,
     const struct request *request)
@@ -223,7 +210,7 @@ explain(struct ctl *ctl, const struct table *table,
 		free(block);
 		return CTL_NO;
 	}
-	config = read_config(ctl->file);
+	config = ctl_config(ctl);
 	if (config != NULL)
 		status = judge_from_database(ctl, config, &request);
 	config_free(config);

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEFAULT_FILE "/etc/policyd/policyd.ini"
 
@@ -39,6 +40,23 @@ static const struct verb explain_verbs[] = {
     {0},
 };
 
+static const struct verb greylist_verbs[] = {
+    {"list", ARGS_FILTER, "what waits, and what has passed",
+	greylist_list},
+    {"release", ARGS_KEY, "let the next attempt of a waiting key pass",
+	greylist_release},
+    {"allow", ARGS_ROW, "never greylist this client", greylist_allow},
+    {"forget", ARGS_SOME, "as if it had never been seen, or allowed",
+	greylist_forget},
+    {0},
+};
+
+static const struct verb client_verbs[] = {
+    {"list", ARGS_FILTER, "who is allowed, or has shown that it retries",
+	client_list},
+    {0},
+};
+
 static const struct object {
 	const char *name;
 	const struct verb *verbs;
@@ -53,13 +71,19 @@ static const struct object {
     {"domain_alias", row_verbs, "domain_alias"},
     {"list", row_verbs, "list_entry"},
     {"rule", row_verbs, "rule"},
+    {"greylist", greylist_verbs, "greylist"},
+    {"client", client_verbs, "client"},
     {0},
 };
 
 static const struct table *
-table_of(const struct object *object)
+table_of(const struct object *object, const struct verb *verb)
 {
-	return object->table != NULL ? table_named(object->table) : NULL;
+	/* Whom greylisting spares is a row of its own. */
+	const char *name =
+	    verb->run == greylist_allow ? "client" : object->table;
+
+	return name != NULL ? table_named(name) : NULL;
 }
 
 static bool
@@ -71,7 +95,7 @@ is_bare(const struct verb *verb)
 static bool
 has_verb(const struct object *object, const struct verb *verb)
 {
-	const struct table *table = table_of(object);
+	const struct table *table = table_of(object, verb);
 
 	return table == NULL || table_allows(table, verb->run);
 }
@@ -120,7 +144,7 @@ help(void)
 				continue;
 			printf("  %s%s%s", o->name, is_bare(v) ? "" : " ",
 			    v->name);
-			args_print(table_of(o), v->args, stdout);
+			args_print(table_of(o, v), v->args, stdout);
 			printf("\n\t%s\n", v->summary);
 		}
 	}
@@ -158,19 +182,28 @@ verb_named(const struct object *object, const char *name)
 
 /* ---- running it ---- */
 
-static bool
-connect_as_configured(struct ctl *ctl, const char *file)
+struct config *
+ctl_config(const struct ctl *ctl)
 {
 	struct config_errors errors = {0};
-	struct config *config = config_load(file, &errors);
+	bool none = ctl->may_lack_file && access(ctl->file, F_OK) == -1;
+	struct config *config = config_load(none ? "/dev/null" : ctl->file,
+	    &errors);
+
+	for (size_t i = 0; i < errors.count; i++)
+		ctl_complain(NULL, "%s", errors.text[i]);
+	config_errors_free(&errors);
+	return config;
+}
+
+static bool
+connect_as_configured(struct ctl *ctl)
+{
+	struct config *config = ctl_config(ctl);
 	bool good;
 
-	if (config == NULL) {
-		for (size_t i = 0; i < errors.count; i++)
-			fprintf(stderr, "policyctl: %s\n", errors.text[i]);
-		config_errors_free(&errors);
+	if (config == NULL)
 		return false;
-	}
 	good = ctl_connect(ctl, config->database.conninfo);
 	config_free(config);
 	return good;
@@ -188,12 +221,13 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 	enum ctl_status status = CTL_NO;
 
 	ctl->file = file;
+	ctl->may_lack_file = conninfo != NULL;
 	if (object == NULL)
 		return usage();
-	table = table_of(object);
 	verb = verb_named(object, argc > 1 ? argv[1] : NULL);
 	if (verb == NULL)
 		return CTL_USAGE;
+	table = table_of(object, verb);
 	words = is_bare(verb) ? 1 : 2;
 	if (!args_parse(table, verb->args, argv + words, argc - words,
 		&values)) {
@@ -205,7 +239,7 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 		return CTL_USAGE;
 	}
 	if (conninfo != NULL ? ctl_connect(ctl, conninfo) :
-			       connect_as_configured(ctl, file))
+			       connect_as_configured(ctl))
 		status = verb->run(ctl, table, &values);
 	PQfinish(ctl->db);
 	free(values.many);

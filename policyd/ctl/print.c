@@ -45,9 +45,9 @@ put(const char *text, size_t fill, bool last)
 }
 
 void
-print_columns(const PGresult *result)
+print_columns(const PGresult *result, int rows)
 {
-	int rows = PQntuples(result), columns = PQnfields(result);
+	int columns = PQnfields(result);
 	size_t *fill = mem_alloc((size_t)columns * sizeof(*fill));
 
 	for (int c = 0; c < columns; c++) {
@@ -68,10 +68,8 @@ print_columns(const PGresult *result)
 }
 
 void
-print_json(const PGresult *result)
+print_json(const PGresult *result, int rows)
 {
-	int rows = PQntuples(result);
-
 	putchar('[');
 	for (int r = 0; r < rows; r++)
 		printf("%s\n%s", r > 0 ? "," : "", PQgetvalue(result, r, 0));

@@ -39,6 +39,7 @@ struct table {
 };
 
 enum { RULE_PRIORITY = 1, RULE_CONDITIONS = 3, RULE_ACTION = 4 };
+enum { CLIENT_CLIENT = 0, CLIENT_REASON = 4 };
 
 static const struct table tables[] = {
     {"domain", "domain", "", "lower(name)", 1, 1, {0}, 0,
@@ -61,6 +62,15 @@ static const struct table tables[] = {
 	{{"id", OTHER}, {"priority", OTHER}, {"state", TEXT},
 	    {"conditions", ARRAY}, {"action", TEXT}, {"shadow", OTHER},
 	    {"enabled", OTHER}, {"comment", TEXT}}},
+    /* The last two are no columns, but filters of their lists. */
+    {"greylist", "key", " ", "", 3, 3, {0}, 0,
+	{{"client", OTHER}, {"sender", OTHER}, {"recipient", OTHER},
+	    {"first_seen", OTHER}, {"last_seen", OTHER}, {"passed_at", OTHER},
+	    {"attempts", OTHER}, {"state", OTHER}, {"limit", OTHER}}},
+    {"client", "client", "", "", 1, 1, {CLIENT_CLIENT, CLIENT_REASON}, 2,
+	{{"client", OTHER}, {"passes", OTHER}, {"last_seen", OTHER},
+	    {"allowed_at", OTHER}, {"reason", TEXT}, {"state", OTHER},
+	    {"limit", OTHER}}},
 };
 
 const struct table *
@@ -79,6 +89,15 @@ column_named(const struct table *table, struct str name)
 		if (str_eq(str_of(table->columns[i].name), name))
 			return i;
 	return -1;
+}
+
+const char *
+value_of(const struct table *table, const struct values *values,
+    const char *column)
+{
+	int c = column_named(table, str_of(column));
+
+	return c != -1 ? values->of[c] : NULL;
 }
 
 bool
@@ -444,9 +463,9 @@ rows_list(struct ctl *ctl, const struct table *table,
 	if (result == NULL)
 		return CTL_NO;
 	if (ctl->json)
-		print_json(result);
+		print_json(result, PQntuples(result));
 	else
-		print_columns(result);
+		print_columns(result, PQntuples(result));
 	PQclear(result);
 	return CTL_YES;
 }
