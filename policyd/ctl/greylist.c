@@ -234,7 +234,8 @@ static const char CLIENTS[] =
 static const char CLIENTS_FROM[] =
     " FROM (SELECT client, CASE WHEN allowed_at IS NOT NULL THEN 'allowed'"
     "   WHEN last_seen < now() - make_interval(secs => $1) THEN 'old'"
-    "   WHEN $2::float8 > 0 AND passes >= $2::float8 THEN 'proven' ELSE 'seen' END AS state,"
+    "   WHEN $2::float8 > 0 AND passes >= $2::float8 THEN 'proven'"
+    "   ELSE 'seen' END AS state,"
     "  passes, last_seen, allowed_at, reason"
     "  FROM policyd.client) AS t";
 
