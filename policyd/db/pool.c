@@ -163,9 +163,8 @@ on_up(void *arg)
 	pump(s->pool);
 }
 
-/* Is there a session, or one that may come up yet? */
-static bool
-has_hope(const struct db_pool *p)
+bool
+db_pool_hopeful(const struct db_pool *p)
 {
 	for (int i = 0; i < p->count; i++)
 		if (!p->slots[i].failed)
@@ -177,7 +176,7 @@ has_hope(const struct db_pool *p)
 static void
 fail_queue(struct db_pool *p)
 {
-	while (p->first != NULL && !has_hope(p)) {
+	while (p->first != NULL && !db_pool_hopeful(p)) {
 		struct db_call *c = p->first;
 
 		unqueue(c);
@@ -213,7 +212,7 @@ db_pool_query(struct db_pool *p, const char *sql, int n,
 {
 	struct db_call *c;
 
-	if (!has_hope(p) || p->queued >= DB_QUEUE_MAX)
+	if (!db_pool_hopeful(p) || p->queued >= DB_QUEUE_MAX)
 		return NULL;
 	c = mem_zalloc(sizeof(*c));
 	c->pool = p;

@@ -27,6 +27,9 @@ struct db_pool *db_pool_new(struct ev_loop *loop,
 /* NULL is allowed.  Calls that are not over are answered DB_LOST at once. */
 void db_pool_free(struct db_pool *p);
 
+/* Is a session up, or may one come up yet?  Else all have failed. */
+bool db_pool_hopeful(const struct db_pool *p);
+
 /*
  * Run one statement with n text parameters, all copied.  NULL if no session is
  * to be had (all have failed) or the queue is full: done is never called then.
