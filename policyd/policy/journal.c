@@ -1,0 +1,230 @@
+#include "policy/journal.h"
+
+#include "base/mem.h"
+
+#include <stdlib.h>
+
+enum { BUCKETS = 1 << 16 }; /* chains of three when it is full */
+
+struct list {
+	struct journal_entry *newest, *oldest;
+	size_t count;
+};
+
+struct journal {
+	struct journal_entry *bucket[BUCKETS];
+	struct list list[JOURNAL_KINDS];
+	size_t count;
+	struct journal_entry **taken;
+	size_t taken_count;
+};
+
+static struct journal_entry **
+bucket_of(struct journal *j, uint64_t key)
+{
+	return &j->bucket[key % BUCKETS];
+}
+
+/* ---- the list of a kind ---- */
+
+static void
+list_add(struct journal *j, struct journal_entry *e)
+{
+	struct list *l = &j->list[e->kind];
+
+	e->newer = NULL;
+	e->older = l->newest;
+	*(e->older != NULL ? &e->older->newer : &l->oldest) = e;
+	l->newest = e;
+	l->count++;
+}
+
+static void
+list_remove(struct journal *j, struct journal_entry *e)
+{
+	struct list *l = &j->list[e->kind];
+
+	*(e->newer != NULL ? &e->newer->older : &l->newest) = e->older;
+	*(e->older != NULL ? &e->older->newer : &l->oldest) = e->newer;
+	l->count--;
+}
+
+/* ---- entries ---- */
+
+struct journal_entry *
+journal_find(const struct journal *j, uint64_t key)
+{
+	struct journal_entry *e = j->bucket[key % BUCKETS];
+
+	while (e != NULL && e->key != key)
+		e = e->chain;
+	return e;
+}
+
+struct journal_entry *
+journal_add(struct journal *j, enum journal_kind kind, uint64_t key,
+    const struct str *texts)
+{
+	int n = kind == JOURNAL_CLIENT ? 1 : 3;
+	struct journal_entry *e;
+	size_t size = 0;
+	char *p;
+
+	if (j->count >= JOURNAL_MAX)
+		return NULL;
+	for (int i = 0; i < n; i++)
+		size += texts[i].n + 1;
+	e = mem_alloc(sizeof(*e) + size);
+	*e = (struct journal_entry){.key = key, .kind = kind,
+	    .chain = *bucket_of(j, key), .changed = true};
+	p = (char *)(e + 1);
+	for (int i = 0; i < n; i++) {
+		e->text[i] = p;
+		memcpy(p, texts[i].p, texts[i].n);
+		p += texts[i].n;
+		*p++ = '\0';
+	}
+	*bucket_of(j, key) = e;
+	list_add(j, e);
+	j->count++;
+	return e;
+}
+
+void
+journal_touch(struct journal *j, struct journal_entry *e,
+    enum journal_kind kind)
+{
+	e->changed = true;
+	if (e->kind == kind)
+		return;
+	list_remove(j, e);
+	e->kind = kind;
+	list_add(j, e);
+}
+
+static void
+forget(struct journal *j, struct journal_entry *e)
+{
+	struct journal_entry **at = bucket_of(j, e->key);
+
+	while (*at != e)
+		at = &(*at)->chain;
+	*at = e->chain;
+	list_remove(j, e);
+	j->count--;
+	free(e);
+}
+
+void
+journal_drop(struct journal *j, struct journal_entry *e)
+{
+	for (size_t i = 0; i < j->taken_count; i++)
+		if (j->taken[i] == e)
+			j->taken[i] = NULL;
+	forget(j, e);
+}
+
+/* ---- sending ---- */
+
+static int
+compare(const void *left, const void *right)
+{
+	const struct journal_entry *l = *(struct journal_entry *const *)left;
+	const struct journal_entry *r = *(struct journal_entry *const *)right;
+	int rc = 0;
+
+	for (int i = 0; i < 3 && rc == 0 && l->text[i] != NULL; i++)
+		rc = strcmp(l->text[i], r->text[i]);
+	return rc;
+}
+
+struct journal_entry *const *
+journal_take(struct journal *j, enum journal_kind kind, size_t max, size_t *n)
+{
+	struct list *l = &j->list[kind];
+	struct journal_entry *e = l->oldest;
+
+	*n = l->count < max ? l->count : max;
+	j->taken = mem_alloc(*n * sizeof(struct journal_entry *));
+	j->taken_count = *n;
+	for (size_t i = 0; i < *n; i++, e = e->newer) {
+		j->taken[i] = e;
+		e->adding = e->add;
+		e->changed = false;
+	}
+	qsort(j->taken, *n, sizeof(j->taken[0]), compare);
+	return j->taken;
+}
+
+static void
+end(struct journal *j, bool arrived)
+{
+	struct journal_entry **taken = j->taken;
+	size_t n = j->taken_count;
+
+	j->taken = NULL;
+	j->taken_count = 0;
+	for (size_t i = 0; i < n; i++) {
+		struct journal_entry *e = taken[i];
+
+		if (e == NULL || !arrived)
+			continue;
+		if (!e->changed) {
+			forget(j, e);
+			continue;
+		}
+		if (e->adding == JOURNAL_ANEW)
+			continue;
+		e->add -= e->adding;
+		if (e->kind == JOURNAL_NEW_KEY)
+			journal_touch(j, e, JOURNAL_KNOWN_KEY);
+	}
+	free(taken);
+}
+
+void
+journal_sent(struct journal *j)
+{
+	end(j, true);
+}
+
+void
+journal_unsent(struct journal *j)
+{
+	end(j, false);
+}
+
+/* ---- life ---- */
+
+size_t
+journal_count(const struct journal *j)
+{
+	return j->count;
+}
+
+size_t
+journal_count_of(const struct journal *j, enum journal_kind kind)
+{
+	return j->list[kind].count;
+}
+
+struct journal *
+journal_new(void)
+{
+	return mem_zalloc(sizeof(struct journal));
+}
+
+void
+journal_free(struct journal *j)
+{
+	if (j == NULL)
+		return;
+	free(j->taken);
+	for (int k = 0; k < JOURNAL_KINDS; k++)
+		for (struct journal_entry *e = j->list[k].oldest, *next;
+		     e != NULL; e = next) {
+			next = e->newer;
+			free(e);
+		}
+	free(j);
+}

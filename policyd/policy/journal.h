@@ -1,0 +1,87 @@
+#ifndef POLICYD_JOURNAL_H
+#define POLICYD_JOURNAL_H
+
+/*
+ * journal - what greylisting has judged in memory, and PostgreSQL has yet to
+ * hear.
+ *
+ * Floor 6; uses base.  Two kinds of entries: keys that were tried, and clients
+ * that were heard of or have passed.  While PostgreSQL is there, it holds what
+ * was used in the last seconds; while it is away, everything.  It has a bound:
+ * what to do when it is full is its caller's to say.
+ *
+ * Sending is in pieces: journal_take() marks some entries, journal_sent() or
+ * journal_unsent() ends that.  What changes meanwhile goes again.
+ */
+
+#include "base/str.h"
+#include "policy/attempt.h"
+
+struct journal;
+
+enum {
+	JOURNAL_MAX = 200000, /* about 250 bytes each: 50 MB */
+	JOURNAL_ANEW = -1,
+};
+
+enum journal_kind {
+	JOURNAL_CLIENT,
+	JOURNAL_KNOWN_KEY, /* of which PostgreSQL has, or had, a row */
+	JOURNAL_NEW_KEY,
+	JOURNAL_KINDS,
+};
+
+struct journal_entry {
+	struct journal_entry *chain, *newer, *older;
+	uint64_t key; /* base/hash.h */
+	enum journal_kind kind;
+	struct attempt_row row; /* of a client, last_seen only */
+
+	/*
+	 * What PostgreSQL is to add: attempts of a key, keys of a client that
+	 * passed.  Those that are being sent are among them.
+	 */
+	int32_t add, adding;
+	bool changed; /* since it was taken */
+
+	char *text[3]; /* client, sender, recipient; the last two of a key only */
+};
+
+struct journal *journal_new(void);
+
+/* NULL is allowed. */
+void journal_free(struct journal *j);
+
+size_t journal_count(const struct journal *j);
+size_t journal_count_of(const struct journal *j, enum journal_kind kind);
+
+struct journal_entry *journal_find(const struct journal *j, uint64_t key);
+
+/* A new entry, or NULL if it is full.  Texts are copied; they hold no NUL. */
+struct journal_entry *journal_add(struct journal *j, enum journal_kind kind,
+    uint64_t key, const struct str *texts);
+
+/* Its row or add has changed; kind: what it is now. */
+void journal_touch(struct journal *j, struct journal_entry *e,
+    enum journal_kind kind);
+
+void journal_drop(struct journal *j, struct journal_entry *e);
+
+/*
+ * The oldest entries of a kind, at most max, sorted by their texts.  The array
+ * is borrowed until journal_sent() or journal_unsent(); in it, what was
+ * dropped meanwhile is NULL.  One piece is out at a time.
+ */
+struct journal_entry *const *journal_take(struct journal *j,
+    enum journal_kind kind, size_t max, size_t *n);
+
+/*
+ * What was taken has arrived, and goes; what changed meanwhile stays, as
+ * something that PostgreSQL knows.
+ */
+void journal_sent(struct journal *j);
+
+/* It has not; it will go again. */
+void journal_unsent(struct journal *j);
+
+#endif
