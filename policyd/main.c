@@ -37,6 +37,7 @@
 
 /* SPEC: within 5 s; what a slow reader has not taken by then is lost to it. */
 static const double DRAIN_MAX_S = 3;
+static const double WRITE_MAX_S = 1;
 
 struct daemon {
 	const char *file;
@@ -318,6 +319,7 @@ run(struct daemon *d)
 	ev_run(d->loop, 0);
 	rc = 0;
 	server_free(d->server);
+	policy_drain(d->policy, WRITE_MAX_S);
 	feed_free(d->feed);
 	policy_free(d->policy);
 	tables_fini(&d->tables);

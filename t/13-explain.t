@@ -59,7 +59,11 @@ is_deeply([map { $_->{rule} // () } @{ $json->{steps} }], [1],
 	'ends the walk');
 ($text) = told(sender => 'script@a.example', recipient => 'bob@example.com');
 like($text, qr/^script hello +would be called/m, 'a script is named');
-like($text, qr/^answer +action=DUNNO$/m, 'not called');
+like($text, qr/^greylist example\.net \(192\.0\.2\.0\/24\) script\@a\.example bob\@example\.com +waits$/m,
+	'not called; greylisting is asked');
+like($text, qr/^answer +action=DEFER_IF_PERMIT 4\.2\.0 /m, 'and answers');
+is($db->selectrow_array('SELECT count(*) FROM policyd.greylist'), 0,
+	'of which no row is left');
 
 is(system("echo nonsense | '@{[policyctl_path()]}' -c $ini explain 2>$dir/err") >> 8,
 	1, 'what is no request');

@@ -378,7 +378,7 @@ is($dbh->selectrow_array('SELECT count(*) FROM policyd.address'), 2,
 	release();
 	soon { script('said') =~ /^450 4\.9\.1 / } 'scripts go on';
 	soon { waiting() == 0 } 'nobody waits';
-	cmp_ok(backends(), '<=', 5, 'and no connection too many is open');
+	cmp_ok(backends(), '<=', 8, 'and no connection too many is open');
 }
 
 # ---- PostgreSQL is away ----

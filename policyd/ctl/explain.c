@@ -17,12 +17,14 @@
  * policyctl explain: the daemon's own code judges a request, from the tables as
  * they are now, and tells each step.  It is this program that does it, with no
  * session behind it: nothing is counted, stored or held back, and no script is
- * called.
+ * called.  Greylisting is asked as the daemon asks it, and taken back.
  */
 
 struct telling {
 	bool json;
 	bool first; /* json: no comma yet */
+	struct ctl *ctl;
+	const struct config *config;
 };
 
 static void
@@ -92,6 +94,85 @@ tell_script(void *arg, struct str name)
 	    (int)name.n, name.p);
 }
 
+/* The word and the seconds, or false, complained of. */
+static bool
+try_greylist(struct telling *t, const struct sighting *s,
+    struct greylist_answer *out)
+{
+	static const char sql[] =
+	    "SELECT CASE WHEN sender IS NULL THEN 3 WHEN passed_at IS NULL "
+	    "THEN 0 WHEN passed_at = clock THEN 1 ELSE 2 END, "
+	    "CASE WHEN sender IS NULL THEN 0 WHEN passed_at IS NULL THEN "
+	    "greatest(1, ceil(first_seen + $5 - clock)) "
+	    "ELSE floor(clock - first_seen) END::bigint "
+	    "FROM policyd.greylist_see(ARRAY[$1], ARRAY[$2], ARRAY[$3], "
+	    "ARRAY[$4], ARRAY[1], $5, $6, $7, $8)";
+	static const enum greylist_word words[] = {GREYLIST_WAIT,
+	    GREYLIST_PASS, GREYLIST_KNOWN, GREYLIST_CLIENT};
+	char number[4][32], *text[4];
+	const struct str texts[] = {s->client_text, s->network_text, s->sender,
+	    s->recipient};
+	const double numbers[] = {t->config->greylist.delay_s,
+	    t->config->greylist.retry_window_s, t->config->greylist.max_age_s,
+	    (double)t->config->greylist.auto_allow_after};
+	const char *params[8];
+	PGresult *result;
+	bool good = false;
+
+	for (int i = 0; i < 4; i++) {
+		params[i] = text[i] = mem_strndup(texts[i].p, texts[i].n);
+		snprintf(number[i], sizeof(number[i]), "%.17g", numbers[i]);
+		params[4 + i] = number[i];
+	}
+	if (ctl_script(t->ctl, "BEGIN")) {
+		result = ctl_query(t->ctl, sql, 8, params);
+		if (result != NULL && PQntuples(result) == 1) {
+			out->word = words[atoi(PQgetvalue(result, 0, 0))];
+			out->seconds = atoll(PQgetvalue(result, 0, 1));
+			good = true;
+		}
+		PQclear(result);
+		ctl_script(t->ctl, "ROLLBACK");
+	}
+	for (int i = 0; i < 4; i++)
+		free(text[i]);
+	return good;
+}
+
+static void
+tell_greylist(void *arg, const struct sighting *s, struct greylist_answer *out)
+{
+	static const char *const words[] = {
+	    [GREYLIST_WAIT] = "waits",
+	    [GREYLIST_PASS] = "passes by this attempt",
+	    [GREYLIST_KNOWN] = "has passed before",
+	    [GREYLIST_CLIENT] = "its client is not greylisted",
+	};
+	struct telling *t = arg;
+	const char *what = try_greylist(t, s, out) ? words[out->word] :
+						     "cannot be asked";
+
+	if (t->json) {
+		begin_step(t, "greylist");
+		print_string(str_of(what));
+		printf(",\"client\":");
+		print_string(s->client_text);
+		printf(",\"network\":");
+		print_string(s->network_text);
+		printf(",\"sender\":");
+		print_string(s->sender);
+		printf(",\"recipient\":");
+		print_string(s->recipient);
+		printf(",\"seconds\":%lld}", (long long)out->seconds);
+		return;
+	}
+	printf("greylist %.*s (%.*s) %.*s %.*s  %s\n", (int)s->client_text.n,
+	    s->client_text.p, (int)s->network_text.n, s->network_text.p,
+	    s->sender.n > 0 ? (int)s->sender.n : 2,
+	    s->sender.n > 0 ? s->sender.p : "<>", (int)s->recipient.n,
+	    s->recipient.p, what);
+}
+
 static void
 tell_stage(void *arg, const char *name, enum step step)
 {
@@ -135,9 +216,10 @@ static void
 judge(struct ctl *ctl, const struct config *config, struct tables *tables,
     const struct request *request)
 {
-	struct telling t = {.json = ctl->json, .first = true};
-	const struct check_trace trace = {tell_rule, tell_script, tell_stage,
-	    &t};
+	struct telling t = {.json = ctl->json, .first = true, .ctl = ctl,
+	    .config = config};
+	const struct check_trace trace = {tell_rule, tell_script,
+	    tell_greylist, tell_stage, &t};
 	struct policy *p = policy_new(NULL, config, tables);
 	struct answer a;
 

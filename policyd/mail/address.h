@@ -15,6 +15,7 @@
 enum {
 	DOMAIN_MAX_BYTES = 255, /* RFC 1035 */
 	LOCAL_MAX_BYTES = 512,  /* longer ones are nobody's: Postfix takes 2 kB */
+	ADDRESS_MAX_BYTES = LOCAL_MAX_BYTES + 1 + DOMAIN_MAX_BYTES,
 };
 
 /*

@@ -11,6 +11,8 @@
 #include "config/config.h"
 #include "mail/address.h"
 #include "mail/host.h"
+#include "mail/sender.h"
+#include "policy/greylist.h"
 #include "policy/session.h"
 #include "tables/directory.h"
 #include "tables/rule.h"
@@ -32,11 +34,22 @@ enum script_state {
 	SCRIPT_WENT_ON, /* it had nothing to say */
 };
 
+/* How far greylisting is: asked at most once a request. */
+enum greylist_state {
+	GREYLIST_UNASKED,
+	GREYLIST_WAITING,
+	GREYLIST_ANSWERED, /* in the room */
+	GREYLIST_DONE,     /* and heeded */
+};
+
 /* For policyctl explain: told of each step, where not NULL. */
 struct check_trace {
 	void (*rule)(void *arg, const struct rule *rule,
 	    const struct condition *failed);
 	void (*script)(void *arg, struct str name);
+	/* What would greylisting say?  Asked by the teller's own means. */
+	void (*greylist)(void *arg, const struct sighting *s,
+	    struct greylist_answer *out);
 	void (*stage)(void *arg, const char *name, enum step step);
 	void *arg;
 };
@@ -46,8 +59,10 @@ struct check {
 	const struct config *config;
 	struct tables *tables;
 	struct sessions *sessions;
+	struct greylist *greylist; /* NULL where it is told, not asked */
 	const struct request *request;
 	double now; /* seconds since 1970 */
+	const char *hostname;
 	bool authenticated;
 	enum rule_state state;
 	const struct check_trace *trace;
@@ -62,8 +77,11 @@ struct check {
 	struct str local;        /* address: its two halves, as they came */
 	struct str domain_name;
 	struct str folded;       /* address: the domain as tables have it */
+	struct str folded_recipient; /* address: all of it as tables have it */
 	bool is_local;           /* recipient */
 	struct domain domain;    /* recipient: where it is local */
+	enum tristate address_greylist; /* recipient: as its row says */
+	struct str address_reply;       /* recipient: as its row says */
 	uint32_t limit;          /* message: recipients a message may have */
 
 	/* Rules: what they see, where they are, and what they set. */
@@ -74,6 +92,12 @@ struct check {
 	uint32_t is_set;         /* bits of enum setting */
 	int64_t set[SETTINGS];
 	char script[64];         /* of `set script`; empty: none */
+
+	/* Greylisting: grey.c. */
+	enum greylist_state greylist_state;
+	bool delayed;      /* by this request it passes */
+	int64_t delayed_s; /* after so long */
+	int64_t seconds;   /* or it waits for so long still */
 
 	/* Waiting: decide.c. */
 	int stage;
@@ -97,6 +121,26 @@ struct check_room {
 	char recipient_domain[DOMAIN_MAX_BYTES + 1];
 	char client[HOST_CLIENT_MAX_BYTES];
 	char text[1024];
+	char recipient[ADDRESS_MAX_BYTES + 1];
+
+	/* What greylisting waits with. */
+	char pair[SENDER_MAX_BYTES + 1 + ADDRESS_MAX_BYTES + 1];
+	char client_text[HOST_CLIENT_MAX_BYTES];
+	char network_text[HOST_CLIENT_MAX_BYTES];
+	struct sighting sighting;
+	struct greylist_waiter greylist_waiter;
+	struct greylist_answer greylist_answer;
+};
+
+/* What step 3 makes of a recipient. */
+enum recipient_word {
+	RECIPIENT_RELAYED, /* not local, and allowed */
+	RECIPIENT_HERE,
+	RECIPIENT_REPLY, /* it has an answer of its own: address_reply */
+	RECIPIENT_BAD,
+	RECIPIENT_UNKNOWN,
+	RECIPIENT_DENIED,
+	RECIPIENT_UNAVAILABLE, /* nobody can say now */
 };
 
 typedef enum step stage_fn(struct check *c);
@@ -145,6 +189,18 @@ void check_session(struct check *c);
  */
 enum step check_script(struct check *c, struct str name);
 
+/* decide.c: what a stage waited for is here; from the loop alone. */
+void check_resume(struct check *c);
+
+/* recipient.c: is it somebody here?  What step 3 says, without counting. */
+enum recipient_word check_recipient(struct check *c);
+
+/*
+ * grey.c: is it greylisted?  Whether it should be asked at all is the
+ * caller's to say.  A stage that waited for it calls it again.
+ */
+enum step check_greylist(struct check *c);
+
 /* ---- the stages ---- */
 
 stage_fn stage_address;         /* recipient.c: take it apart */
@@ -154,6 +210,7 @@ stage_fn stage_rules;           /* rules.c */
 stage_fn stage_recipient;       /* recipient.c: is it somebody here? */
 stage_fn stage_recipient_count; /* message.c: too many for this message? */
 stage_fn stage_script;          /* rules.c: the function set for it */
+stage_fn stage_greylist;        /* grey.c: has it been tried before? */
 stage_fn stage_accept;          /* RCPT: remember, and DUNNO */
 stage_fn stage_data;            /* DATA: too many after all? */
 stage_fn stage_vrfy;            /* lookup.c: may this client? */

@@ -5,7 +5,9 @@
 #include "policy/check.h"
 #include "policy/script.h"
 
+#include <limits.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct waiting;
 
@@ -14,7 +16,9 @@ struct policy {
 	struct tables *tables;
 	struct sessions *sessions;
 	struct scripts *scripts;
+	struct greylist *greylist;
 	struct waiting *spare; /* one that is not in use, nearly always */
+	char hostname[HOST_NAME_MAX + 1];
 	struct log_limit odd_limit;
 	struct log_limit unsafe_limit;
 };
@@ -43,12 +47,12 @@ static const struct state {
 	struct {
 		stage_fn *run;
 		const char *name;
-	} stages[9];
+	} stages[10];
 } states[] = {
     {STR_INIT("RCPT"), NEEDS(client_address) | NEEDS(sender) | NEEDS(recipient),
 	{STAGE(address), STAGE(session), STAGE(errors), STAGE(rules),
 	    STAGE(recipient), STAGE(recipient_count), STAGE(script),
-	    STAGE(accept)}},
+	    STAGE(greylist), STAGE(accept)}},
     {STR_INIT("DATA"), NEEDS(recipient_count),
 	{STAGE(rules), STAGE(data), STAGE(pass)}},
     {STR_INIT("END-OF-MESSAGE"), NEEDS(recipient_count),
@@ -177,12 +181,14 @@ write_answer(struct policy *p, const struct check *c, struct answer *out)
 {
 	struct sbuf b = sbuf_over(out->wire, sizeof(out->wire));
 	const struct request *r = c->request;
+	char seconds[32];
 	const struct action_placeholder with[] = {
 	    {STR("recipient"), r->value[ATTR_recipient]},
 	    {STR("domain"), c->domain_name},
 	    {STR("sender"), r->value[ATTR_sender]},
 	    {STR("client"), r->value[ATTR_client_address]},
-	    {STR("seconds"), STR("0")},
+	    {STR("seconds"), {seconds, (size_t)snprintf(seconds,
+		sizeof(seconds), "%lld", (long long)c->seconds)}},
 	};
 
 	out->hold_s = c->hold_s;
@@ -307,8 +313,10 @@ begin(struct waiting *w, struct policy *p, const struct request *request,
 	    .config = p->config,
 	    .tables = p->tables,
 	    .sessions = p->sessions,
+	    .greylist = p->greylist,
 	    .request = request,
 	    .now = now,
+	    .hostname = p->hostname,
 	    .authenticated = request->value[ATTR_sasl_username].n > 0,
 	    .state = rule_state_named(request->value[ATTR_protocol_state]),
 	    .room = &w->room,
@@ -361,38 +369,63 @@ decide_cancel(struct check *c)
 {
 	struct waiting *w = (struct waiting *)c;
 
-	script_cancel(c->script_call);
+	if (c->script_call != NULL)
+		script_cancel(c->script_call);
+	if (c->greylist_state == GREYLIST_WAITING)
+		greylist_cancel(&w->room.greylist_waiter);
 	give_back(c->policy, w);
 }
 
-/* ---- waiting for a script ---- */
+/* ---- waiting ---- */
+
+/* Meanwhile settings, tables and sessions may have changed. */
+static void
+refresh(struct check *c)
+{
+	c->config = c->policy->config;
+	if (c->session != NULL)
+		check_session(c);
+}
+
+static void
+finish_waiting(struct waiting *w)
+{
+	decide_done_fn *done = w->done;
+	void *arg = w->arg;
+	struct answer a;
+
+	finish(w, &a);
+	give_back(w->check.policy, w);
+	done(arg, &a);
+}
+
+void
+check_resume(struct check *c)
+{
+	struct waiting *w = (struct waiting *)c;
+
+	refresh(c);
+	if (run(w))
+		finish_waiting(w);
+}
 
 static void
 on_script(void *arg, enum script_result result, struct str text)
 {
-	struct waiting *w = arg;
-	struct check *c = &w->check;
-	decide_done_fn *done = w->done;
-	void *done_arg = w->arg;
-	struct answer a;
+	struct check *c = arg;
 
-	/* Meanwhile settings, tables and sessions may have changed. */
-	c->config = c->policy->config;
 	c->script_call = NULL;
-	if (c->session != NULL)
-		check_session(c);
 	if (result == SCRIPT_GO_ON) {
 		c->script_state = SCRIPT_WENT_ON;
-		if (!run(w))
-			return;
-	} else if (result == SCRIPT_ANSWER) {
-		check_action(c, text, "script");
-	} else {
-		check_reply(c, REPLY_unavailable);
+		check_resume(c);
+		return;
 	}
-	finish(w, &a);
-	give_back(c->policy, w);
-	done(done_arg, &a);
+	refresh(c);
+	if (result == SCRIPT_ANSWER)
+		check_action(c, text, "script");
+	else
+		check_reply(c, REPLY_unavailable);
+	finish_waiting((struct waiting *)c);
 }
 
 enum step
@@ -421,8 +454,13 @@ policy_new(struct ev_loop *loop, const struct config *config,
 	p->config = config;
 	p->tables = tables;
 	p->sessions = sessions_new();
-	if (loop != NULL)
+	if (gethostname(p->hostname, sizeof(p->hostname)) == -1)
+		strcpy(p->hostname, "localhost");
+	p->hostname[HOST_NAME_MAX] = '\0';
+	if (loop != NULL) {
 		p->scripts = scripts_new(loop, config);
+		p->greylist = greylist_new(loop, config);
+	}
 	return p;
 }
 
@@ -432,6 +470,7 @@ policy_free(struct policy *p)
 	if (p == NULL)
 		return;
 	scripts_free(p->scripts);
+	greylist_free(p->greylist);
 	sessions_free(p->sessions);
 	free(p->spare);
 	free(p);
@@ -442,4 +481,11 @@ policy_reconfigure(struct policy *p, const struct config *config)
 {
 	p->config = config;
 	scripts_reconfigure(p->scripts, config);
+	greylist_reconfigure(p->greylist, config);
+}
+
+void
+policy_drain(struct policy *p, double max_s)
+{
+	greylist_drain(p->greylist, max_s);
 }

@@ -38,6 +38,12 @@ struct policy *policy_new(struct ev_loop *loop, const struct config *config,
 /* NULL is allowed.  No check may be waiting any more. */
 void policy_free(struct policy *p);
 
+/*
+ * Nobody asks any more: write what PostgreSQL has yet to hear, in at most
+ * max_s.  Runs the loop.
+ */
+void policy_drain(struct policy *p, double max_s);
+
 /* Go on with another config; the one before is not looked at again. */
 void policy_reconfigure(struct policy *p, const struct config *config);
 

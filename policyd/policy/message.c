@@ -3,6 +3,8 @@
 #include "base/hash.h"
 #include "base/number.h"
 
+#include <time.h>
+
 /*
  * Steps 1, 4 and 7: what a session has had, what a message may have, and what
  * is remembered of a recipient that passes.
@@ -91,11 +93,43 @@ stage_pass(struct check *c)
 	return check_action(c, STR("DUNNO"), "pass");
 }
 
+/* RFC 5322 3.3. */
+static void
+add_date(struct sbuf *b, double now)
+{
+	time_t t = (time_t)now;
+	struct tm tm;
+	char text[64];
+
+	if (gmtime_r(&t, &tm) == NULL)
+		return;
+	strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S +0000", &tm);
+	sbuf_add(b, str_of(text));
+}
+
+/* What was greylisted says so, once a message. */
+static enum step
+prepend(struct check *c)
+{
+	struct sbuf b = sbuf_over(c->room->text, sizeof(c->room->text));
+
+	sbuf_addf(&b, "PREPEND X-Greylist: delayed %lld seconds by policyd-%s",
+	    (long long)c->delayed_s, POLICYD_VERSION);
+	sbuf_addf(&b, " at %s; ", c->hostname);
+	add_date(&b, c->now);
+	return check_action(c, sbuf_str(&b), "greylist_passed");
+}
+
 enum step
 stage_accept(struct check *c)
 {
 	if (c->message != 0)
 		session_accept(c->session, c->recipient_key, c->limit);
+	/* Where Postfix is to probe, only its own restriction does. */
+	if (c->delayed && c->config->greylist.header != 0 &&
+	    c->domain.recipients != RECIPIENTS_VERIFY &&
+	    session_delayed(c->session))
+		return prepend(c);
 	return stage_pass(c);
 }
 

@@ -111,6 +111,15 @@ answer(struct check *c, const struct rule *rule)
 	    "rule");
 }
 
+/* Only for a recipient that step 3 will take: no other makes a row. */
+static enum step
+greylist(struct check *c)
+{
+	if (c->state != RULE_STATE_RCPT || check_recipient(c) != RECIPIENT_HERE)
+		return STEP_NEXT;
+	return check_greylist(c);
+}
+
 static enum step
 apply(struct check *c, const struct rule *rule)
 {
@@ -121,8 +130,9 @@ apply(struct check *c, const struct rule *rule)
 		return set(c, rule);
 	case VERB_SCRIPT:
 		return check_script(c, str_of(rule->argument));
-	case VERB_LIMIT:
 	case VERB_GREYLIST:
+		return greylist(c);
+	case VERB_LIMIT:
 		break; /* nothing yet: README.md says so */
 	}
 	return STEP_NEXT;
@@ -163,6 +173,10 @@ stage_rules(struct check *c)
 	struct rule_walk walk;
 	struct rule *rule;
 
+	/* The rule that asked for it is behind us, its answer is not. */
+	if (c->greylist_state == GREYLIST_ANSWERED &&
+	    check_greylist(c) == STEP_ANSWERED)
+		return STEP_ANSWERED;
 	rules_walk(c->tables->rules, c->state, &c->subject, &walk);
 	if (c->trace != NULL)
 		walk.all = true; /* those that the index rules out, too */

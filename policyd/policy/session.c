@@ -21,7 +21,10 @@ struct session {
 	int64_t errors_total; /* 0: the configured, else 1 more than set */
 	uint64_t message;
 	struct set accepted; /* recipients of the message */
+	struct set tried;    /* its keys of greylisting */
+	uint64_t name, client, network;
 	uint32_t limit;
+	bool delayed;
 };
 
 struct sessions {
@@ -45,6 +48,7 @@ sessions_free(struct sessions *all)
 	for (uint32_t i = 0; i < all->count; i++) {
 		set_free(&all->slot[i].refused);
 		set_free(&all->slot[i].accepted);
+		set_free(&all->slot[i].tried);
 	}
 	free(all);
 }
@@ -76,11 +80,10 @@ static void
 forget(struct session *s)
 {
 	set_clear(&s->refused);
-	set_clear(&s->accepted);
 	s->last_refused = 0;
 	s->errors_total = 0;
-	s->message = 0;
-	s->limit = 0;
+	s->name = 0;
+	session_message(s, 0);
 }
 
 /* Take the one that was not used for longest out of its bucket. */
@@ -166,7 +169,9 @@ session_message(struct session *s, uint64_t message)
 	if (s->message == message)
 		return;
 	set_clear(&s->accepted);
+	set_clear(&s->tried);
 	s->limit = 0;
+	s->delayed = false;
 	s->message = message;
 }
 
@@ -188,6 +193,40 @@ session_accept(struct session *s, uint64_t recipient, uint32_t limit)
 	set_add(&s->accepted, recipient);
 	if (limit > s->limit)
 		s->limit = limit;
+}
+
+bool
+session_try(struct session *s, uint64_t key)
+{
+	/* Without an instance nobody can say what is a repetition. */
+	return s->message == 0 || set_add(&s->tried, key);
+}
+
+bool
+session_delayed(struct session *s)
+{
+	bool first = !s->delayed;
+
+	s->delayed = s->message != 0;
+	return first;
+}
+
+bool
+session_client(const struct session *s, uint64_t name, uint64_t *client,
+    uint64_t *network)
+{
+	*client = s->client;
+	*network = s->network;
+	return s->name == name;
+}
+
+void
+session_set_client(struct session *s, uint64_t name, uint64_t client,
+    uint64_t network)
+{
+	s->name = name;
+	s->client = client;
+	s->network = network;
 }
 
 uint32_t

@@ -1,0 +1,1179 @@
+#include "policy/greylist.h"
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/set.h"
+#include "config/config.h"
+#include "db/array.h"
+#include "db/pool.h"
+#include "policy/attempt.h"
+#include "policy/journal.h"
+#include "policy/known.h"
+
+#include <ev.h>
+#include <math.h>
+#include <stdlib.h>
+#include <time.h>
+
+/*
+ * Nobody waits longer for PostgreSQL than this: memory can judge.  Much more
+ * than a statement takes, much less than anybody notices.
+ */
+static const double PATIENCE_S = 0.5;
+
+static const double CONNECT_TIMEOUT_S = 5;
+/* An idle connection that died says nothing: ask it. */
+static const double PING_S = 10;
+
+/* What was judged in memory is written after so long, and tried again. */
+static const double WRITE_S = 1;
+enum { WRITE_ROWS = 1000 };
+
+/*
+ * The last use of a key is written when it is a second old; the more there is
+ * to write, the older, up to an hour.
+ */
+enum { TOUCH_MS = 1000, TOUCH_MAX_MS = 3600 * 1000, TOUCHES = 10000 };
+
+/* SPEC 6; and a piece is about a millisecond, so many pieces a round. */
+static const double PURGE_FIRST_S = 60, PURGE_S = 600, PURGE_PAUSE_S = 0.005;
+enum { PURGE_BLOCKS = 64, PURGE_BLOCKS_MAX = 16384 };
+
+static const char *const purged[] = {"greylist", "client"};
+enum { PURGED = sizeof(purged) / sizeof(purged[0]) };
+
+struct greylist {
+	struct ev_loop *loop;
+	const struct config *config;
+	struct db_pool *pool;
+	struct batch *batch;
+	struct known *known;
+	struct journal *journal;
+
+	/* PostgreSQL's clock less ours, in ms; a guess until it has said. */
+	int64_t ahead;
+	bool clock_known;
+
+	/* What is announced, on a connection of its own. */
+	struct db_session *ear;
+	bool listening;
+	ev_timer ping;
+
+	/*
+	 * Of the statement that is out: when it was sent, and what was
+	 * announced since.  Its rows may be older than that.
+	 */
+	uint32_t sent_epoch;
+	struct set announced;
+	char parameter[4][32];
+
+	ev_timer write;
+	struct db_call *writing;
+	enum journal_kind written; /* of what is being written */
+	size_t piece;              /* rows at most; less after a bad row */
+
+	ev_timer purge;
+	struct db_call *purging;
+	int purge_table;
+	int64_t purge_block[PURGED]; /* where to go on */
+	int64_t purge_done;          /* blocks of this round */
+	double purge_began;
+
+	struct log_limit slow_limit, write_limit, full_limit;
+};
+
+/* ---- time ---- */
+
+/* Our clock, in ms: goes on while the machine sleeps, and is never set. */
+static int64_t
+now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_BOOTTIME, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static int64_t
+since_1970(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* PostgreSQL's time, in seconds, as ours. */
+static int64_t
+ours(const struct greylist *g, const char *seconds)
+{
+	double ms = strtod(seconds, NULL) * 1000;
+
+	if (!(ms < (double)KNOWN_FOREVER / 2))
+		return KNOWN_FOREVER;
+	if (ms < -(double)KNOWN_FOREVER / 2)
+		return -KNOWN_FOREVER / 2;
+	return (int64_t)floor(ms) - g->ahead;
+}
+
+static void
+set_clock(struct greylist *g, const char *seconds)
+{
+	g->ahead = (int64_t)floor(strtod(seconds, NULL) * 1000) - now_ms();
+	g->clock_known = true;
+}
+
+static struct attempt_limits
+limits(const struct greylist *g)
+{
+	return (struct attempt_limits){
+	    .delay = (int64_t)(g->config->greylist.delay_s * 1000),
+	    .retry_window =
+		(int64_t)(g->config->greylist.retry_window_s * 1000),
+	    .max_age = (int64_t)(g->config->greylist.max_age_s * 1000),
+	};
+}
+
+static uint64_t
+key_of(uint64_t client, uint64_t pair)
+{
+	return hash_mix(client, pair);
+}
+
+/* ---- what is to be written ---- */
+
+static void
+write_soon(struct greylist *g)
+{
+	if (!ev_is_active(&g->write)) {
+		ev_timer_set(&g->write, WRITE_S, 0);
+		ev_timer_start(g->loop, &g->write);
+	}
+}
+
+/* Is it time to write the last use of something once more? */
+static bool
+is_stale(const struct greylist *g, int64_t last, int64_t now)
+{
+	int64_t waiting = (int64_t)(
+	    journal_count_of(g->journal, JOURNAL_KNOWN_KEY) +
+	    journal_count_of(g->journal, JOURNAL_CLIENT));
+
+	if (waiting > TOUCHES)
+		waiting = TOUCHES;
+	return now - last >=
+	    TOUCH_MS + waiting * (TOUCH_MAX_MS / TOUCHES);
+}
+
+static struct journal_entry *
+note_client(struct greylist *g, struct sighting *s, uint64_t client,
+    int64_t now)
+{
+	struct journal_entry *e = journal_find(g->journal, client);
+
+	if (e == NULL) {
+		s->spell(s);
+		e = journal_add(g->journal, JOURNAL_CLIENT, client,
+		    client == s->client ? &s->client_text : &s->network_text);
+		write_soon(g);
+	}
+	if (e != NULL) {
+		e->row.last_seen = now;
+		journal_touch(g->journal, e, JOURNAL_CLIENT);
+	}
+	return e;
+}
+
+static struct journal_entry *
+note_key(struct greylist *g, struct sighting *s, enum journal_kind kind)
+{
+	uint64_t key = key_of(s->client, s->pair);
+	struct str texts[3];
+	struct journal_entry *e;
+
+	s->spell(s);
+	texts[0] = s->client_text;
+	texts[1] = s->sender;
+	texts[2] = s->recipient;
+	e = journal_add(g->journal, kind, key, texts);
+	write_soon(g);
+	return e;
+}
+
+/* ---- judging in memory ---- */
+
+static struct attempt_row
+row_of(struct known_entry k)
+{
+	switch (k.kind) {
+	case KNOWN_WAITING:
+		return (struct attempt_row){k.time, k.time, ATTEMPT_WAITS, 1};
+	case KNOWN_PASSED:
+		return (struct attempt_row){k.time, k.time, k.time, 1};
+	case KNOWN_NOTHING:
+	case KNOWN_CLIENT:
+	case KNOWN_CHANGED:
+		break;
+	}
+	return (struct attempt_row){0};
+}
+
+/* The row of a key as far as it is known here; NULL is allowed for mine. */
+static struct attempt_row
+find_row(const struct greylist *g, uint64_t key, struct journal_entry **mine)
+{
+	struct journal_entry *e = journal_find(g->journal, key);
+
+	if (mine != NULL)
+		*mine = e;
+	return e != NULL ? e->row : row_of(known_find(g->known, key));
+}
+
+/* A key of this client has passed: it may be the last that had to wait. */
+static void
+client_passed(struct greylist *g, struct sighting *s, int64_t now)
+{
+	struct journal_entry *e = note_client(g, s, s->client, now);
+	int64_t enough = g->config->greylist.auto_allow_after;
+
+	if (e == NULL)
+		return;
+	e->add++;
+	/* Not sure: PostgreSQL decides, when it is there. */
+	if (enough > 0 && e->add >= enough)
+		known_put(g->known, s->client, KNOWN_CLIENT, now,
+		    known_epoch(g->known) - 1);
+}
+
+static struct greylist_answer
+answer_of(const struct attempt_limits *l, enum attempt_verdict verdict,
+    const struct attempt_row *row, int64_t now)
+{
+	struct greylist_answer a = {GREYLIST_KNOWN, 0};
+
+	if (verdict == ATTEMPT_NEW || verdict == ATTEMPT_EARLY) {
+		a.word = GREYLIST_WAIT;
+		a.seconds = attempt_seconds_left(l, row->first_seen, now);
+	} else if (verdict == ATTEMPT_PASS) {
+		a.word = GREYLIST_PASS;
+		a.seconds = (now - row->first_seen) / 1000;
+	}
+	return a;
+}
+
+static void
+log_full(struct greylist *g)
+{
+	uint64_t suppressed;
+
+	if (log_allowed(&g->full_limit, ev_now(g->loop), &suppressed))
+		log_line(LOG_WARNING, "PostgreSQL is away and %d keys wait "
+				      "for it: new ones pass", JOURNAL_MAX);
+}
+
+static struct greylist_answer
+judge_in_memory(struct greylist *g, struct sighting *s)
+{
+	struct attempt_limits l = limits(g);
+	int64_t now = now_ms();
+	struct journal_entry *e;
+	struct attempt_row row =
+	    find_row(g, key_of(s->client, s->pair), &e);
+	bool had = row.attempts > 0;
+	enum attempt_verdict verdict;
+	enum journal_kind kind;
+
+	/* Its name could not be verified the first time? */
+	if (attempt_is_old(&l, &row, now) && s->network != s->client)
+		row = find_row(g, key_of(s->network, s->pair), NULL);
+	verdict = attempt_judge(&l, now, s->counted, &row);
+	if (verdict == ATTEMPT_NEW || !had)
+		kind = JOURNAL_NEW_KEY;
+	else
+		kind = e != NULL ? e->kind : JOURNAL_KNOWN_KEY;
+	if (e == NULL) {
+		e = note_key(g, s, kind);
+		if (e == NULL && verdict == ATTEMPT_NEW) {
+			log_full(g);
+			return (struct greylist_answer){GREYLIST_FULL, 0};
+		}
+	}
+	if (e != NULL) {
+		e->row = row;
+		if (verdict == ATTEMPT_NEW) {
+			e->add = 1;
+			e->adding = JOURNAL_ANEW;
+		} else if (verdict != ATTEMPT_KNOWN) {
+			e->add += s->counted;
+		}
+		journal_touch(g->journal, e, kind);
+	}
+	if (verdict == ATTEMPT_PASS)
+		client_passed(g, s, now);
+	return answer_of(&l, verdict, &row, now);
+}
+
+/* ---- what is known ---- */
+
+/* A key or client was used: kept in the cache at once, written in time. */
+static void
+use(struct greylist *g, uint64_t key, struct known_entry k, int64_t now)
+{
+	known_put(g->known, key, k.kind, now,
+	    known_epoch(g->known) - (k.sure ? 0 : 1));
+}
+
+static bool
+may_trust(const struct greylist *g, struct known_entry k, bool away)
+{
+	return away || (k.sure && g->listening);
+}
+
+static bool
+client_is_known(struct greylist *g, struct sighting *s, uint64_t client,
+    bool away, int64_t now, bool *changed)
+{
+	struct known_entry k = known_find(g->known, client);
+
+	*changed |= k.kind == KNOWN_CHANGED;
+	if (k.kind != KNOWN_CLIENT || !may_trust(g, k, away))
+		return false;
+	if (k.time == KNOWN_FOREVER)
+		return true;
+	if (k.time < now - limits(g).max_age)
+		return false;
+	if (is_stale(g, k.time, now) &&
+	    note_client(g, s, client, now) != NULL)
+		use(g, client, k, now);
+	return true;
+}
+
+/* An early attempt leaves its mark, where there is room for it. */
+static void
+note_early(struct greylist *g, struct sighting *s, struct attempt_row row,
+    int64_t now)
+{
+	struct journal_entry *e =
+	    journal_find(g->journal, key_of(s->client, s->pair));
+
+	if (!s->counted)
+		return;
+	if (e == NULL &&
+	    journal_count_of(g->journal, JOURNAL_KNOWN_KEY) < TOUCHES)
+		e = note_key(g, s, JOURNAL_KNOWN_KEY);
+	if (e == NULL)
+		return;
+	row.last_seen = now;
+	e->row = row;
+	e->add++;
+	journal_touch(g->journal, e, e->kind);
+}
+
+/* The last use of a key that has passed. */
+static void
+note_use(struct greylist *g, struct sighting *s, struct known_entry k,
+    int64_t now)
+{
+	uint64_t key = key_of(s->client, s->pair);
+	struct journal_entry *e;
+
+	if (!is_stale(g, k.time, now))
+		return;
+	e = journal_find(g->journal, key);
+	if (e == NULL)
+		e = note_key(g, s, JOURNAL_KNOWN_KEY);
+	if (e == NULL)
+		return;
+	e->row = row_of(k);
+	e->row.last_seen = now;
+	journal_touch(g->journal, e, e->kind);
+	use(g, key, k, now);
+}
+
+/* Is the key's answer in memory? */
+static bool
+key_is_known(struct greylist *g, struct sighting *s, bool away, bool changed,
+    int64_t now, struct greylist_answer *out)
+{
+	struct attempt_limits l = limits(g);
+	struct known_entry k =
+	    known_find(g->known, key_of(s->client, s->pair));
+	struct attempt_row row = row_of(k);
+	struct attempt_row after = row;
+	enum attempt_verdict verdict;
+
+	if (row.attempts == 0 || !may_trust(g, k, away))
+		return false;
+	verdict = attempt_judge(&l, now, s->counted, &after);
+	if (verdict == ATTEMPT_KNOWN)
+		note_use(g, s, k, now);
+	else if (verdict == ATTEMPT_EARLY && !changed)
+		note_early(g, s, row, now);
+	else
+		return false;
+	*out = answer_of(&l, verdict, &after, now);
+	return true;
+}
+
+/* ---- one statement for all that wait ---- */
+
+enum column { CLIENT, SENDER, RECIPIENT, NETWORK, COLUMNS };
+enum { KEY_COLUMNS = NETWORK };
+
+/* Of the result. */
+enum field {
+	FIELD_CLIENT,
+	FIELD_SENDER,
+	FIELD_RECIPIENT,
+	FIELD_FIRST_SEEN,
+	FIELD_LAST_SEEN,
+	FIELD_PASSED_AT,
+	FIELD_CLOCK,
+};
+
+static const char SEE[] =
+    "SELECT client, sender, recipient, first_seen, last_seen, passed_at, clock "
+    "FROM policyd.greylist_see($1, $4, $2, $3, $5, $6, $7, $8, $9)";
+
+static int
+on_parameters(void *arg, const char **more, int max)
+{
+	struct greylist *g = arg;
+	const double value[] = {g->config->greylist.delay_s,
+	    g->config->greylist.retry_window_s, g->config->greylist.max_age_s,
+	    (double)g->config->greylist.auto_allow_after};
+	int n = sizeof(value) / sizeof(value[0]);
+
+	for (int i = 0; i < n && i < max; i++) {
+		snprintf(g->parameter[i], sizeof(g->parameter[i]), "%.17g",
+		    value[i]);
+		more[i] = g->parameter[i];
+	}
+	return n;
+}
+
+static void
+on_sent(void *arg)
+{
+	struct greylist *g = arg;
+
+	g->sent_epoch = known_epoch(g->known);
+	set_clear(&g->announced);
+}
+
+static const char *
+field(const PGresult *res, int row, enum field f)
+{
+	return PQgetvalue(res, row, (int)f);
+}
+
+static void
+learn(struct greylist *g, uint64_t key, enum known_kind kind, int64_t time)
+{
+	if (!set_has(&g->announced, key))
+		known_put(g->known, key, kind, time, g->sent_epoch);
+}
+
+static void
+learn_row(struct greylist *g, const struct batch_item *item,
+    const PGresult *res)
+{
+	if (PQgetisnull(res, item->row, FIELD_PASSED_AT))
+		learn(g, item->key, KNOWN_WAITING,
+		    ours(g, field(res, item->row, FIELD_FIRST_SEEN)));
+	else
+		learn(g, item->key, KNOWN_PASSED,
+		    ours(g, field(res, item->row, FIELD_LAST_SEEN)));
+}
+
+/* A client that is not greylisted, by its hash. */
+struct exempt {
+	uint64_t hash;
+	int row;
+};
+
+static int
+exempt_compare(const void *left, const void *right)
+{
+	const struct exempt *l = left, *r = right;
+
+	return (l->hash > r->hash) - (l->hash < r->hash);
+}
+
+static int
+exempt_row(const struct exempt *exempt, size_t n, const char *text)
+{
+	struct exempt wanted = {hash(text, strlen(text)), -1};
+	const struct exempt *e = n == 0 ? NULL :
+	    bsearch(&wanted, exempt, n, sizeof(wanted), exempt_compare);
+
+	return e != NULL ? e->row : -1;
+}
+
+static struct batch_item *
+item_of(struct batch_item *const *items, size_t n, const PGresult *res, int row)
+{
+	const char *key[KEY_COLUMNS] = {field(res, row, FIELD_CLIENT),
+	    field(res, row, FIELD_SENDER), field(res, row, FIELD_RECIPIENT)};
+	size_t low = 0, high = n;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		int rc = batch_compare(items[mid], key, KEY_COLUMNS);
+
+		if (rc == 0)
+			return items[mid];
+		if (rc < 0)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return NULL;
+}
+
+static void
+on_match(void *arg, struct batch_item *const *items, size_t n,
+    const PGresult *res)
+{
+	struct greylist *g = arg;
+	int rows = PQntuples(res);
+	struct exempt *exempt = mem_alloc((size_t)rows * sizeof(exempt[0]));
+	size_t exempts = 0;
+
+	if (rows > 0)
+		set_clock(g, field(res, 0, FIELD_CLOCK));
+	for (int row = 0; row < rows; row++) {
+		const char *client = field(res, row, FIELD_CLIENT);
+		struct batch_item *item;
+
+		if (PQgetisnull(res, row, FIELD_SENDER)) {
+			uint64_t h = hash(client, strlen(client));
+
+			exempt[exempts++] = (struct exempt){h, row};
+			learn(g, h, KNOWN_CLIENT,
+			    ours(g, field(res, row, FIELD_LAST_SEEN)));
+			continue;
+		}
+		item = item_of(items, n, res, row);
+		if (item != NULL) {
+			item->row = row;
+			learn_row(g, item, res);
+		}
+	}
+	qsort(exempt, exempts, sizeof(exempt[0]), exempt_compare);
+	for (size_t i = 0; i < n && exempts > 0; i++) {
+		int row = exempt_row(exempt, exempts, items[i]->column[CLIENT]);
+
+		if (row == -1)
+			row = exempt_row(exempt, exempts,
+			    items[i]->column[NETWORK]);
+		if (row != -1)
+			items[i]->row = row;
+	}
+	free(exempt);
+}
+
+static void
+on_failed(void *arg, const char *why)
+{
+	struct greylist *g = arg;
+	struct log_entry e;
+	uint64_t suppressed;
+
+	if (!log_allowed(&g->slow_limit, ev_now(g->loop), &suppressed))
+		return;
+	log_begin(&e, LOG_WARNING, "greylisting goes on in memory");
+	log_str(&e, "error", str_of(why));
+	if (suppressed > 0)
+		log_int(&e, "suppressed", (int64_t)suppressed);
+	log_end(&e);
+}
+
+/* The answer that is in a row, which is what it is after this attempt. */
+static struct greylist_answer
+read_answer(const struct greylist *g, const PGresult *res, int row)
+{
+	struct attempt_limits l = limits(g);
+	const char *passed_at = field(res, row, FIELD_PASSED_AT);
+	const char *clock = field(res, row, FIELD_CLOCK);
+	struct attempt_row r = {
+	    .first_seen = ours(g, field(res, row, FIELD_FIRST_SEEN))};
+	enum attempt_verdict verdict = ATTEMPT_KNOWN;
+
+	if (PQgetisnull(res, row, FIELD_SENDER))
+		return (struct greylist_answer){GREYLIST_CLIENT, 0};
+	if (PQgetisnull(res, row, FIELD_PASSED_AT))
+		verdict = ATTEMPT_EARLY;
+	else if (strcmp(passed_at, clock) == 0)
+		verdict = ATTEMPT_PASS;
+	return answer_of(&l, verdict, &r, ours(g, clock));
+}
+
+static void
+on_row(void *arg, const PGresult *res, int row)
+{
+	struct greylist_waiter *w = arg;
+	struct greylist_answer a = res != NULL ?
+	    read_answer(w->greylist, res, row) :
+	    judge_in_memory(w->greylist, w->sighting);
+
+	w->done(w->arg, &a);
+}
+
+bool
+greylist_ask(struct greylist *g, struct sighting *s,
+    struct greylist_answer *out, struct greylist_waiter *w,
+    greylist_done_fn *done, void *arg)
+{
+	bool away = !batch_ready(g->batch), changed = false;
+	uint64_t key = key_of(s->client, s->pair);
+	const struct journal_entry *e;
+	struct str columns[COLUMNS];
+	int64_t now = now_ms();
+
+	*out = (struct greylist_answer){GREYLIST_CLIENT, 0};
+	if (client_is_known(g, s, s->client, away, now, &changed) ||
+	    (s->network != s->client &&
+		client_is_known(g, s, s->network, away, now, &changed)))
+		return true;
+	/* What PostgreSQL has not heard of, it would take for new. */
+	e = journal_find(g->journal, key);
+	if (e != NULL && e->kind == JOURNAL_NEW_KEY) {
+		*out = judge_in_memory(g, s);
+		return true;
+	}
+	if (key_is_known(g, s, away, changed, now, out))
+		return true;
+	if (!away) {
+		s->spell(s);
+		columns[CLIENT] = s->client_text;
+		columns[NETWORK] = s->network_text;
+		columns[SENDER] = s->sender;
+		columns[RECIPIENT] = s->recipient;
+		w->greylist = g;
+		w->sighting = s;
+		w->done = done;
+		w->arg = arg;
+		if (batch_ask(g->batch, key, columns, s->counted, &w->waiter,
+			on_row, w))
+			return false;
+	}
+	*out = judge_in_memory(g, s);
+	return true;
+}
+
+void
+greylist_cancel(struct greylist_waiter *w)
+{
+	batch_cancel(&w->waiter);
+}
+
+/* ---- what is announced ---- */
+
+/* "CLIENT SENDER RECIPIENT": no client has a blank. */
+static void
+forget_key(struct greylist *g, struct str key)
+{
+	const char *blank = memchr(key.p, ' ', key.n);
+	struct journal_entry *e;
+	struct str pair;
+	uint64_t h;
+
+	if (blank == NULL)
+		return;
+	pair = str_from(key, (size_t)(blank - key.p) + 1);
+	h = key_of(hash(key.p, (size_t)(blank - key.p)),
+	    hash(pair.p, pair.n));
+	known_drop(g->known, h);
+	set_add(&g->announced, h);
+	e = journal_find(g->journal, h);
+	if (e != NULL)
+		journal_drop(g->journal, e);
+}
+
+static void
+forget_client(struct greylist *g, struct str client)
+{
+	uint64_t h = hash(client.p, client.n);
+
+	known_put(g->known, h, KNOWN_CHANGED, now_ms(), known_epoch(g->known));
+	set_add(&g->announced, h);
+}
+
+static bool
+starts(struct str s, struct str with)
+{
+	return s.n >= with.n && memcmp(s.p, with.p, with.n) == 0;
+}
+
+static void
+on_notified(void *arg, const char *channel, const char *payload)
+{
+	struct greylist *g = arg;
+	struct str what = str_of(payload);
+
+	(void)channel;
+	if (starts(what, STR("greylist:")))
+		forget_key(g, str_from(what, sizeof("greylist:") - 1));
+	else if (starts(what, STR("client:")))
+		forget_client(g, str_from(what, sizeof("client:") - 1));
+	else if (str_eq(what, STR("greylist")) || str_eq(what, STR("client")))
+		known_doubt(g->known);
+}
+
+static void
+on_clock(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct greylist *g = arg;
+
+	if (outcome == DB_OK && PQntuples(res) == 1) {
+		set_clock(g, PQgetvalue(res, 0, 0));
+		ev_timer_again(g->loop, &g->ping);
+	} else if (outcome == DB_REFUSED) {
+		db_session_drop(g->ear, "the clock cannot be read");
+	}
+	PQclear(res);
+}
+
+static void
+ask_clock(struct greylist *g)
+{
+	db_query(g->ear, "SELECT date_part('epoch', clock_timestamp())", 0,
+	    NULL, CONNECT_TIMEOUT_S, on_clock, g);
+}
+
+static void
+on_listening(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct greylist *g = arg;
+
+	PQclear(res);
+	if (outcome == DB_OK) {
+		/* What was announced before may have been missed. */
+		known_doubt(g->known);
+		g->listening = true;
+		ask_clock(g);
+	} else if (outcome == DB_REFUSED) {
+		db_session_drop(g->ear, "the session cannot listen");
+	}
+}
+
+static void
+on_up(void *arg)
+{
+	struct greylist *g = arg;
+
+	db_query(g->ear, "LISTEN policyd", 0, NULL, CONNECT_TIMEOUT_S,
+	    on_listening, g);
+}
+
+/* The feed's connection tells the log of it. */
+static void
+on_down(void *arg, const char *why)
+{
+	struct greylist *g = arg;
+
+	(void)why;
+	g->listening = false;
+	ev_timer_stop(g->loop, &g->ping);
+}
+
+static void
+on_ping(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct greylist *g = w->data;
+
+	(void)loop;
+	(void)events;
+	if (db_session_state(g->ear) == DB_IDLE)
+		ask_clock(g);
+}
+
+/* ---- writing ---- */
+
+static const char *const MERGE[JOURNAL_KINDS] = {
+    [JOURNAL_CLIENT] = "SELECT policyd.client_merge($1, $2, $3)",
+    [JOURNAL_KNOWN_KEY] = "SELECT policyd.greylist_merge(true, $1, $4, $5, "
+			  "$6, $2, $7, $3, $8, $9)",
+    [JOURNAL_NEW_KEY] = "SELECT policyd.greylist_merge(false, $1, $4, $5, "
+			"$6, $2, $7, $3, $8, $9)",
+};
+
+static void write_next(struct greylist *g);
+
+static char *
+texts_array(struct journal_entry *const *entries, size_t n, int which)
+{
+	char **texts = mem_alloc(n * sizeof(texts[0])), *array;
+
+	for (size_t i = 0; i < n; i++)
+		texts[i] = entries[i]->text[which];
+	array = db_array(texts, n, false);
+	free(texts);
+	return array;
+}
+
+/* One number of each entry, as an array. */
+enum number { FIRST_SEEN, LAST_SEEN, PASSED_AT, ADD };
+
+static char *
+numbers_array(const struct greylist *g, struct journal_entry *const *entries,
+    size_t n, enum number which)
+{
+	size_t size = n * 32 + sizeof("{}");
+	char *text = mem_alloc(size);
+	struct sbuf b = sbuf_over(text, size);
+
+	sbuf_addc(&b, '{');
+	for (size_t i = 0; i < n; i++) {
+		const struct attempt_row *row = &entries[i]->row;
+		int64_t time = which == FIRST_SEEN ? row->first_seen :
+		    which == LAST_SEEN		   ? row->last_seen :
+						     row->passed_at;
+
+		if (i > 0)
+			sbuf_addc(&b, ',');
+		if (which == ADD)
+			sbuf_addf(&b, "%d", (int)entries[i]->add);
+		else if (time == ATTEMPT_WAITS)
+			sbuf_add(&b, STR("NULL"));
+		else
+			sbuf_addf(&b, "%.3f",
+			    (double)(time + g->ahead) / 1000);
+	}
+	sbuf_addc(&b, '}');
+	return text;
+}
+
+static void
+log_write_failed(struct greylist *g, enum db_outcome outcome,
+    const PGresult *res)
+{
+	struct log_entry e;
+	uint64_t suppressed;
+
+	if (!log_allowed(&g->write_limit, ev_now(g->loop), &suppressed))
+		return;
+	log_begin(&e, LOG_WARNING, "greylisting is not written yet");
+	log_int(&e, "unsaved", (int64_t)journal_count(g->journal));
+	log_str(&e, "error", outcome == DB_REFUSED ?
+	    str_of(PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY)) :
+	    STR("PostgreSQL is away"));
+	log_end(&e);
+}
+
+/*
+ * A row that PostgreSQL will never take must not keep the others back: it is
+ * looked for by halves, and left out.
+ */
+static bool
+is_about_a_row(const PGresult *res)
+{
+	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+
+	return sqlstate != NULL && (strncmp(sqlstate, "22", 2) == 0 ||
+		strncmp(sqlstate, "23", 2) == 0 ||
+		strncmp(sqlstate, "54", 2) == 0);
+}
+
+static void
+on_written(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct greylist *g = arg;
+
+	g->writing = NULL;
+	if (outcome == DB_OK) {
+		journal_sent(g->journal);
+		if (g->piece < WRITE_ROWS)
+			g->piece *= 2;
+		write_next(g);
+	} else {
+		log_write_failed(g, outcome, res);
+		if (outcome == DB_REFUSED && is_about_a_row(res)) {
+			if (g->piece > 1) {
+				g->piece /= 2;
+				journal_unsent(g->journal);
+			} else {
+				journal_sent(g->journal);
+			}
+		} else {
+			journal_unsent(g->journal);
+		}
+		write_soon(g);
+	}
+	PQclear(res);
+}
+
+static void
+write_piece(struct greylist *g, enum journal_kind kind)
+{
+	char window[32], age[32], *own[7];
+	const char *params[9];
+	size_t n;
+	struct journal_entry *const *entries =
+	    journal_take(g->journal, kind, g->piece, &n);
+	int count = kind == JOURNAL_CLIENT ? 3 : 7;
+
+	own[0] = texts_array(entries, n, 0);
+	own[1] = numbers_array(g, entries, n, LAST_SEEN);
+	own[2] = numbers_array(g, entries, n, ADD);
+	for (int i = 3; i < count; i++)
+		own[i] = i < 5 ?
+		    texts_array(entries, n, i - 2) :
+		    numbers_array(g, entries, n,
+			i == 5 ? FIRST_SEEN : PASSED_AT);
+	for (int i = 0; i < count; i++)
+		params[i] = own[i];
+	snprintf(window, sizeof(window), "%.17g",
+	    g->config->greylist.retry_window_s);
+	snprintf(age, sizeof(age), "%.17g", g->config->greylist.max_age_s);
+	params[7] = window;
+	params[8] = age;
+	g->written = kind;
+	g->writing = db_pool_query(g->pool, MERGE[kind],
+	    kind == JOURNAL_CLIENT ? 3 : 9, params,
+	    g->config->database.query_timeout_s, on_written, g);
+	for (int i = 0; i < count; i++)
+		free(own[i]);
+	if (g->writing == NULL) {
+		journal_unsent(g->journal);
+		write_soon(g);
+	}
+}
+
+static void
+write_next(struct greylist *g)
+{
+	static const enum journal_kind order[] = {JOURNAL_NEW_KEY,
+	    JOURNAL_KNOWN_KEY, JOURNAL_CLIENT};
+
+	if (g->writing != NULL || journal_count(g->journal) == 0)
+		return;
+	if (!g->clock_known || !db_pool_hopeful(g->pool)) {
+		write_soon(g);
+		return;
+	}
+	for (int i = 0; i < JOURNAL_KINDS; i++)
+		if (journal_count_of(g->journal, order[i]) > 0) {
+			write_piece(g, order[i]);
+			return;
+		}
+}
+
+static void
+on_write(struct ev_loop *loop, ev_timer *w, int events)
+{
+	(void)loop;
+	(void)events;
+	write_next(w->data);
+}
+
+void
+greylist_drain(struct greylist *g, double max_s)
+{
+	double end = ev_time() + max_s;
+
+	ev_timer_stop(g->loop, &g->purge);
+	while (journal_count(g->journal) > 0 && ev_time() < end &&
+	    db_pool_hopeful(g->pool)) {
+		write_next(g);
+		ev_run(g->loop, EVRUN_ONCE);
+	}
+	if (journal_count(g->journal) > 0)
+		log_line(LOG_WARNING, "greylisting: %zu attempts are not "
+				      "written", journal_count(g->journal));
+}
+
+/* ---- purging ---- */
+
+static void
+purge_after(struct greylist *g, double s)
+{
+	ev_timer_set(&g->purge, s, 0);
+	ev_timer_start(g->loop, &g->purge);
+}
+
+/* A round is over: the next begins ten minutes after it began. */
+static void
+purge_end(struct greylist *g)
+{
+	double left = g->purge_began + PURGE_S - ev_now(g->loop);
+
+	g->purge_table = 0;
+	g->purge_done = 0;
+	purge_after(g, left > 1 && left < PURGE_S ? left : PURGE_S);
+}
+
+static void
+on_purged(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct greylist *g = arg;
+	int64_t *block = &g->purge_block[g->purge_table];
+
+	g->purging = NULL;
+	/* Away, or another host is at it. */
+	if (outcome != DB_OK || PQntuples(res) != 1 || PQgetisnull(res, 0, 0)) {
+		PQclear(res);
+		purge_end(g);
+		return;
+	}
+	*block = strtoll(PQgetvalue(res, 0, 0), NULL, 10);
+	PQclear(res);
+	g->purge_done += PURGE_BLOCKS;
+	if (*block == 0 || g->purge_done >= PURGE_BLOCKS_MAX) {
+		g->purge_done = 0;
+		g->purge_table++;
+	}
+	if (g->purge_table == PURGED)
+		purge_end(g);
+	else
+		purge_after(g, PURGE_PAUSE_S);
+}
+
+static void
+on_purge(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct greylist *g = w->data;
+	char block[32], window[32], age[32], blocks[32];
+	const char *params[] = {purged[g->purge_table], block, blocks, window,
+	    age};
+
+	(void)events;
+	if (g->purge_table == 0 && g->purge_done == 0)
+		g->purge_began = ev_now(loop);
+	snprintf(block, sizeof(block), "%lld",
+	    (long long)g->purge_block[g->purge_table]);
+	snprintf(blocks, sizeof(blocks), "%d", PURGE_BLOCKS);
+	snprintf(window, sizeof(window), "%.17g",
+	    g->config->greylist.retry_window_s);
+	snprintf(age, sizeof(age), "%.17g", g->config->greylist.max_age_s);
+	g->purging = db_pool_query(g->pool,
+	    "SELECT next_block FROM policyd.purge($1, $2, $3, $4, $5)", 5,
+	    params, g->config->database.query_timeout_s, on_purged, g);
+	if (g->purging == NULL)
+		purge_end(g);
+}
+
+/* ---- life ---- */
+
+static void
+connect_pool(struct greylist *g)
+{
+	struct db_options options = {
+	    .conninfo = g->config->database.conninfo,
+	    .connect_timeout_s = CONNECT_TIMEOUT_S,
+	    .reconnect_max_s = g->config->database.reconnect_max_s,
+	};
+
+	g->pool = db_pool_new(g->loop, &options,
+	    (int)g->config->database.connections, NULL, NULL);
+}
+
+static void
+connect_ear(struct greylist *g)
+{
+	struct db_options options = {
+	    .conninfo = g->config->database.listen_conninfo,
+	    .connect_timeout_s = CONNECT_TIMEOUT_S,
+	    .reconnect_max_s = g->config->database.reconnect_max_s,
+	};
+	struct db_handlers handlers = {on_up, on_down, on_notified, g};
+
+	g->ear = db_session_new(g->loop, &options, &handlers);
+}
+
+struct greylist *
+greylist_new(struct ev_loop *loop, const struct config *config)
+{
+	struct greylist *g = mem_zalloc(sizeof(*g));
+	struct batch_options options = {
+	    .sql = SEE,
+	    .columns = COLUMNS,
+	    .key_columns = KEY_COLUMNS,
+	    .patience_s = PATIENCE_S,
+	    .timeout_s = config->database.query_timeout_s,
+	    .parameters = on_parameters,
+	    .sent = on_sent,
+	    .match = on_match,
+	    .failed = on_failed,
+	    .arg = g,
+	};
+
+	g->loop = loop;
+	g->config = config;
+	g->ahead = since_1970() - now_ms();
+	g->piece = WRITE_ROWS;
+	g->known = known_new((size_t)config->greylist.cache_entries);
+	g->journal = journal_new();
+	ev_timer_init(&g->ping, on_ping, 0, PING_S);
+	ev_timer_init(&g->write, on_write, 0, 0);
+	ev_timer_init(&g->purge, on_purge, 0, 0);
+	g->ping.data = g->write.data = g->purge.data = g;
+	connect_pool(g);
+	connect_ear(g);
+	g->batch = batch_new(loop, g->pool, &options);
+	purge_after(g, PURGE_FIRST_S);
+	return g;
+}
+
+void
+greylist_free(struct greylist *g)
+{
+	if (g == NULL)
+		return;
+	batch_free(g->batch);
+	if (g->writing != NULL)
+		db_call_cancel(g->writing);
+	if (g->purging != NULL)
+		db_call_cancel(g->purging);
+	db_pool_free(g->pool);
+	db_session_free(g->ear);
+	ev_timer_stop(g->loop, &g->ping);
+	ev_timer_stop(g->loop, &g->write);
+	ev_timer_stop(g->loop, &g->purge);
+	set_free(&g->announced);
+	journal_free(g->journal);
+	known_free(g->known);
+	free(g);
+}
+
+void
+greylist_reconfigure(struct greylist *g, const struct config *config)
+{
+	const struct config *old = g->config;
+	struct db_pool *before = g->pool;
+
+	g->config = config;
+	if (old->greylist.cache_entries != config->greylist.cache_entries) {
+		known_free(g->known);
+		g->known = known_new((size_t)config->greylist.cache_entries);
+	}
+	/* Who is exempt depends on auto_allow_after. */
+	known_doubt(g->known);
+	if (strcmp(old->database.listen_conninfo,
+		config->database.listen_conninfo) != 0 ||
+	    old->database.reconnect_max_s != config->database.reconnect_max_s) {
+		db_session_free(g->ear);
+		on_down(g, "another connection");
+		connect_ear(g);
+	}
+	if (strcmp(old->database.conninfo, config->database.conninfo) == 0 &&
+	    old->database.connections == config->database.connections &&
+	    old->database.reconnect_max_s == config->database.reconnect_max_s)
+		return;
+	connect_pool(g);
+	batch_use(g->batch, g->pool);
+	/* What is under way fails, and goes again by the new one. */
+	db_pool_free(before);
+}
+
+struct greylist_status
+greylist_status(const struct greylist *g)
+{
+	return (struct greylist_status){
+	    .listening = g->listening,
+	    .known = known_count(g->known),
+	    .unsaved = journal_count(g->journal),
+	};
+}
