@@ -169,7 +169,7 @@ BEGIN
 		    CASE WHEN before.passed_at IS NOT NULL
 			THEN before.passed_at
 		    WHEN before.first_seen <= early_since THEN t END,
-		    s.count + coalesce(before.attempts, 0)
+		    s.count
 		FROM seen AS s
 		LEFT JOIN LATERAL (
 			SELECT b.* FROM policyd.greylist AS b

@@ -12,6 +12,7 @@ enum { BUCKETS = 4096 }; /* chains of two when as many wait as may */
 struct batch {
 	struct ev_loop *loop;
 	struct db_pool *pool;
+	double timeout_s;
 	struct batch_options o;
 	struct batch_item **bucket; /* those that gather, by key */
 	struct batch_item **gather; /* the same, in the order they came */
@@ -214,7 +215,7 @@ send(struct batch *b)
 	n++;
 	b->call = db_pool_query(b->pool, b->o.sql,
 	    n + b->o.parameters(b->o.arg, params + n, MORE), params,
-	    b->o.timeout_s, on_done, b);
+	    b->timeout_s, on_done, b);
 	for (int i = 0; i < n; i++)
 		free(own[i]);
 	return b->call != NULL;
@@ -322,13 +323,11 @@ batch_cancel(struct batch_waiter *w)
 /* ---- life ---- */
 
 struct batch *
-batch_new(struct ev_loop *loop, struct db_pool *pool,
-    const struct batch_options *options)
+batch_new(struct ev_loop *loop, const struct batch_options *options)
 {
 	struct batch *b = mem_zalloc(sizeof(*b));
 
 	b->loop = loop;
-	b->pool = pool;
 	b->o = *options;
 	b->bucket = mem_zalloc(BUCKETS * sizeof(b->bucket[0]));
 	b->gather = mem_alloc(BATCH_WAITING_MAX * sizeof(b->gather[0]));
@@ -339,9 +338,10 @@ batch_new(struct ev_loop *loop, struct db_pool *pool,
 }
 
 void
-batch_use(struct batch *b, struct db_pool *pool)
+batch_use(struct batch *b, struct db_pool *pool, double timeout_s)
 {
 	b->pool = pool;
+	b->timeout_s = timeout_s;
 }
 
 void

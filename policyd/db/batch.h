@@ -62,7 +62,6 @@ struct batch_options {
 	int columns;
 	int key_columns; /* the first of them: items are sorted by these */
 	double patience_s;
-	double timeout_s;
 
 	/* Add further parameters, borrowed until the statement is sent. */
 	int (*parameters)(void *arg, const char **more, int max);
@@ -82,15 +81,15 @@ struct batch_options {
 	void *arg;
 };
 
-/* Borrows the pool. */
-struct batch *batch_new(struct ev_loop *loop, struct db_pool *pool,
+/* Of use once batch_use() was called. */
+struct batch *batch_new(struct ev_loop *loop,
     const struct batch_options *options);
 
 /* NULL is allowed.  Nobody may wait any more. */
 void batch_free(struct batch *b);
 
-/* Go on with another pool, from the next statement on. */
-void batch_use(struct batch *b, struct db_pool *pool);
+/* From the next statement on, ask this pool, which is borrowed. */
+void batch_use(struct batch *b, struct db_pool *pool, double timeout_s);
 
 /* Is it worth asking, that is, is there hope of an answer now? */
 bool batch_ready(const struct batch *b);

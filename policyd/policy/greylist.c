@@ -5,11 +5,13 @@
 #include "base/mem.h"
 #include "base/set.h"
 #include "config/config.h"
-#include "db/array.h"
+#include "db/ear.h"
 #include "db/pool.h"
 #include "policy/attempt.h"
 #include "policy/journal.h"
 #include "policy/known.h"
+#include "policy/purge.h"
+#include "policy/writer.h"
 
 #include <ev.h>
 #include <math.h>
@@ -23,12 +25,6 @@
 static const double PATIENCE_S = 0.5;
 
 static const double CONNECT_TIMEOUT_S = 5;
-/* An idle connection that died says nothing: ask it. */
-static const double PING_S = 10;
-
-/* What was judged in memory is written after so long, and tried again. */
-static const double WRITE_S = 1;
-enum { WRITE_ROWS = 1000 };
 
 /*
  * The last use of a key is written when it is a second old; the more there is
@@ -36,29 +32,22 @@ enum { WRITE_ROWS = 1000 };
  */
 enum { TOUCH_MS = 1000, TOUCH_MAX_MS = 3600 * 1000, TOUCHES = 10000 };
 
-/* SPEC 6; and a piece is about a millisecond, so many pieces a round. */
-static const double PURGE_FIRST_S = 60, PURGE_S = 600, PURGE_PAUSE_S = 0.005;
-enum { PURGE_BLOCKS = 64, PURGE_BLOCKS_MAX = 16384 };
-
-static const char *const purged[] = {"greylist", "client"};
-enum { PURGED = sizeof(purged) / sizeof(purged[0]) };
-
 struct greylist {
 	struct ev_loop *loop;
 	const struct config *config;
 	struct db_pool *pool;
 	struct batch *batch;
 	struct known *known;
-	struct journal *journal;
+	struct writer *writer;
+	struct journal *journal; /* the writer's */
+	struct purge *purge;
+
+	/* What is announced, and whether all of it is heard. */
+	struct ear *ear;
+	bool listening;
 
 	/* PostgreSQL's clock less ours, in ms; a guess until it has said. */
 	int64_t ahead;
-	bool clock_known;
-
-	/* What is announced, on a connection of its own. */
-	struct db_session *ear;
-	bool listening;
-	ev_timer ping;
 
 	/*
 	 * Of the statement that is out: when it was sent, and what was
@@ -68,19 +57,7 @@ struct greylist {
 	struct set announced;
 	char parameter[4][32];
 
-	ev_timer write;
-	struct db_call *writing;
-	enum journal_kind written; /* of what is being written */
-	size_t piece;              /* rows at most; less after a bad row */
-
-	ev_timer purge;
-	struct db_call *purging;
-	int purge_table;
-	int64_t purge_block[PURGED]; /* where to go on */
-	int64_t purge_done;          /* blocks of this round */
-	double purge_began;
-
-	struct log_limit slow_limit, write_limit, full_limit;
+	struct log_limit slow_limit, full_limit;
 };
 
 /* ---- time ---- */
@@ -121,7 +98,7 @@ static void
 set_clock(struct greylist *g, const char *seconds)
 {
 	g->ahead = (int64_t)floor(strtod(seconds, NULL) * 1000) - now_ms();
-	g->clock_known = true;
+	writer_set_ahead(g->writer, g->ahead);
 }
 
 static struct attempt_limits
@@ -142,15 +119,6 @@ key_of(uint64_t client, uint64_t pair)
 }
 
 /* ---- what is to be written ---- */
-
-static void
-write_soon(struct greylist *g)
-{
-	if (!ev_is_active(&g->write)) {
-		ev_timer_set(&g->write, WRITE_S, 0);
-		ev_timer_start(g->loop, &g->write);
-	}
-}
 
 /* Is it time to write the last use of something once more? */
 static bool
@@ -176,7 +144,7 @@ note_client(struct greylist *g, struct sighting *s, uint64_t client,
 		s->spell(s);
 		e = journal_add(g->journal, JOURNAL_CLIENT, client,
 		    client == s->client ? &s->client_text : &s->network_text);
-		write_soon(g);
+		writer_soon(g->writer);
 	}
 	if (e != NULL) {
 		e->row.last_seen = now;
@@ -197,7 +165,7 @@ note_key(struct greylist *g, struct sighting *s, enum journal_kind kind)
 	texts[1] = s->sender;
 	texts[2] = s->recipient;
 	e = journal_add(g->journal, kind, key, texts);
-	write_soon(g);
+	writer_soon(g->writer);
 	return e;
 }
 
@@ -708,12 +676,11 @@ starts(struct str s, struct str with)
 }
 
 static void
-on_notified(void *arg, const char *channel, const char *payload)
+on_heard(void *arg, const char *payload)
 {
 	struct greylist *g = arg;
 	struct str what = str_of(payload);
 
-	(void)channel;
 	if (starts(what, STR("greylist:")))
 		forget_key(g, str_from(what, sizeof("greylist:") - 1));
 	else if (starts(what, STR("client:")))
@@ -723,336 +690,27 @@ on_notified(void *arg, const char *channel, const char *payload)
 }
 
 static void
-on_clock(void *arg, enum db_outcome outcome, PGresult *res)
+on_begun(void *arg)
 {
 	struct greylist *g = arg;
 
-	if (outcome == DB_OK && PQntuples(res) == 1) {
-		set_clock(g, PQgetvalue(res, 0, 0));
-		ev_timer_again(g->loop, &g->ping);
-	} else if (outcome == DB_REFUSED) {
-		db_session_drop(g->ear, "the clock cannot be read");
-	}
-	PQclear(res);
+	/* What was announced before may have been missed. */
+	known_doubt(g->known);
+	g->listening = true;
 }
 
 static void
-ask_clock(struct greylist *g)
-{
-	db_query(g->ear, "SELECT date_part('epoch', clock_timestamp())", 0,
-	    NULL, CONNECT_TIMEOUT_S, on_clock, g);
-}
-
-static void
-on_listening(void *arg, enum db_outcome outcome, PGresult *res)
+on_ended(void *arg)
 {
 	struct greylist *g = arg;
 
-	PQclear(res);
-	if (outcome == DB_OK) {
-		/* What was announced before may have been missed. */
-		known_doubt(g->known);
-		g->listening = true;
-		ask_clock(g);
-	} else if (outcome == DB_REFUSED) {
-		db_session_drop(g->ear, "the session cannot listen");
-	}
-}
-
-static void
-on_up(void *arg)
-{
-	struct greylist *g = arg;
-
-	db_query(g->ear, "LISTEN policyd", 0, NULL, CONNECT_TIMEOUT_S,
-	    on_listening, g);
-}
-
-/* The feed's connection tells the log of it. */
-static void
-on_down(void *arg, const char *why)
-{
-	struct greylist *g = arg;
-
-	(void)why;
 	g->listening = false;
-	ev_timer_stop(g->loop, &g->ping);
 }
 
 static void
-on_ping(struct ev_loop *loop, ev_timer *w, int events)
+on_clock(void *arg, const char *seconds)
 {
-	struct greylist *g = w->data;
-
-	(void)loop;
-	(void)events;
-	if (db_session_state(g->ear) == DB_IDLE)
-		ask_clock(g);
-}
-
-/* ---- writing ---- */
-
-static const char *const MERGE[JOURNAL_KINDS] = {
-    [JOURNAL_CLIENT] = "SELECT policyd.client_merge($1, $2, $3)",
-    [JOURNAL_KNOWN_KEY] = "SELECT policyd.greylist_merge(true, $1, $4, $5, "
-			  "$6, $2, $7, $3, $8, $9)",
-    [JOURNAL_NEW_KEY] = "SELECT policyd.greylist_merge(false, $1, $4, $5, "
-			"$6, $2, $7, $3, $8, $9)",
-};
-
-static void write_next(struct greylist *g);
-
-static char *
-texts_array(struct journal_entry *const *entries, size_t n, int which)
-{
-	char **texts = mem_alloc(n * sizeof(texts[0])), *array;
-
-	for (size_t i = 0; i < n; i++)
-		texts[i] = entries[i]->text[which];
-	array = db_array(texts, n, false);
-	free(texts);
-	return array;
-}
-
-/* One number of each entry, as an array. */
-enum number { FIRST_SEEN, LAST_SEEN, PASSED_AT, ADD };
-
-static char *
-numbers_array(const struct greylist *g, struct journal_entry *const *entries,
-    size_t n, enum number which)
-{
-	size_t size = n * 32 + sizeof("{}");
-	char *text = mem_alloc(size);
-	struct sbuf b = sbuf_over(text, size);
-
-	sbuf_addc(&b, '{');
-	for (size_t i = 0; i < n; i++) {
-		const struct attempt_row *row = &entries[i]->row;
-		int64_t time = which == FIRST_SEEN ? row->first_seen :
-		    which == LAST_SEEN		   ? row->last_seen :
-						     row->passed_at;
-
-		if (i > 0)
-			sbuf_addc(&b, ',');
-		if (which == ADD)
-			sbuf_addf(&b, "%d", (int)entries[i]->add);
-		else if (time == ATTEMPT_WAITS)
-			sbuf_add(&b, STR("NULL"));
-		else
-			sbuf_addf(&b, "%.3f",
-			    (double)(time + g->ahead) / 1000);
-	}
-	sbuf_addc(&b, '}');
-	return text;
-}
-
-static void
-log_write_failed(struct greylist *g, enum db_outcome outcome,
-    const PGresult *res)
-{
-	struct log_entry e;
-	uint64_t suppressed;
-
-	if (!log_allowed(&g->write_limit, ev_now(g->loop), &suppressed))
-		return;
-	log_begin(&e, LOG_WARNING, "greylisting is not written yet");
-	log_int(&e, "unsaved", (int64_t)journal_count(g->journal));
-	log_str(&e, "error", outcome == DB_REFUSED ?
-	    str_of(PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY)) :
-	    STR("PostgreSQL is away"));
-	log_end(&e);
-}
-
-/*
- * A row that PostgreSQL will never take must not keep the others back: it is
- * looked for by halves, and left out.
- */
-static bool
-is_about_a_row(const PGresult *res)
-{
-	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-
-	return sqlstate != NULL && (strncmp(sqlstate, "22", 2) == 0 ||
-		strncmp(sqlstate, "23", 2) == 0 ||
-		strncmp(sqlstate, "54", 2) == 0);
-}
-
-static void
-on_written(void *arg, enum db_outcome outcome, PGresult *res)
-{
-	struct greylist *g = arg;
-
-	g->writing = NULL;
-	if (outcome == DB_OK) {
-		journal_sent(g->journal);
-		if (g->piece < WRITE_ROWS)
-			g->piece *= 2;
-		write_next(g);
-	} else {
-		log_write_failed(g, outcome, res);
-		if (outcome == DB_REFUSED && is_about_a_row(res)) {
-			if (g->piece > 1) {
-				g->piece /= 2;
-				journal_unsent(g->journal);
-			} else {
-				journal_sent(g->journal);
-			}
-		} else {
-			journal_unsent(g->journal);
-		}
-		write_soon(g);
-	}
-	PQclear(res);
-}
-
-static void
-write_piece(struct greylist *g, enum journal_kind kind)
-{
-	char window[32], age[32], *own[7];
-	const char *params[9];
-	size_t n;
-	struct journal_entry *const *entries =
-	    journal_take(g->journal, kind, g->piece, &n);
-	int count = kind == JOURNAL_CLIENT ? 3 : 7;
-
-	own[0] = texts_array(entries, n, 0);
-	own[1] = numbers_array(g, entries, n, LAST_SEEN);
-	own[2] = numbers_array(g, entries, n, ADD);
-	for (int i = 3; i < count; i++)
-		own[i] = i < 5 ?
-		    texts_array(entries, n, i - 2) :
-		    numbers_array(g, entries, n,
-			i == 5 ? FIRST_SEEN : PASSED_AT);
-	for (int i = 0; i < count; i++)
-		params[i] = own[i];
-	snprintf(window, sizeof(window), "%.17g",
-	    g->config->greylist.retry_window_s);
-	snprintf(age, sizeof(age), "%.17g", g->config->greylist.max_age_s);
-	params[7] = window;
-	params[8] = age;
-	g->written = kind;
-	g->writing = db_pool_query(g->pool, MERGE[kind],
-	    kind == JOURNAL_CLIENT ? 3 : 9, params,
-	    g->config->database.query_timeout_s, on_written, g);
-	for (int i = 0; i < count; i++)
-		free(own[i]);
-	if (g->writing == NULL) {
-		journal_unsent(g->journal);
-		write_soon(g);
-	}
-}
-
-static void
-write_next(struct greylist *g)
-{
-	static const enum journal_kind order[] = {JOURNAL_NEW_KEY,
-	    JOURNAL_KNOWN_KEY, JOURNAL_CLIENT};
-
-	if (g->writing != NULL || journal_count(g->journal) == 0)
-		return;
-	if (!g->clock_known || !db_pool_hopeful(g->pool)) {
-		write_soon(g);
-		return;
-	}
-	for (int i = 0; i < JOURNAL_KINDS; i++)
-		if (journal_count_of(g->journal, order[i]) > 0) {
-			write_piece(g, order[i]);
-			return;
-		}
-}
-
-static void
-on_write(struct ev_loop *loop, ev_timer *w, int events)
-{
-	(void)loop;
-	(void)events;
-	write_next(w->data);
-}
-
-void
-greylist_drain(struct greylist *g, double max_s)
-{
-	double end = ev_time() + max_s;
-
-	ev_timer_stop(g->loop, &g->purge);
-	while (journal_count(g->journal) > 0 && ev_time() < end &&
-	    db_pool_hopeful(g->pool)) {
-		write_next(g);
-		ev_run(g->loop, EVRUN_ONCE);
-	}
-	if (journal_count(g->journal) > 0)
-		log_line(LOG_WARNING, "greylisting: %zu attempts are not "
-				      "written", journal_count(g->journal));
-}
-
-/* ---- purging ---- */
-
-static void
-purge_after(struct greylist *g, double s)
-{
-	ev_timer_set(&g->purge, s, 0);
-	ev_timer_start(g->loop, &g->purge);
-}
-
-/* A round is over: the next begins ten minutes after it began. */
-static void
-purge_end(struct greylist *g)
-{
-	double left = g->purge_began + PURGE_S - ev_now(g->loop);
-
-	g->purge_table = 0;
-	g->purge_done = 0;
-	purge_after(g, left > 1 && left < PURGE_S ? left : PURGE_S);
-}
-
-static void
-on_purged(void *arg, enum db_outcome outcome, PGresult *res)
-{
-	struct greylist *g = arg;
-	int64_t *block = &g->purge_block[g->purge_table];
-
-	g->purging = NULL;
-	/* Away, or another host is at it. */
-	if (outcome != DB_OK || PQntuples(res) != 1 || PQgetisnull(res, 0, 0)) {
-		PQclear(res);
-		purge_end(g);
-		return;
-	}
-	*block = strtoll(PQgetvalue(res, 0, 0), NULL, 10);
-	PQclear(res);
-	g->purge_done += PURGE_BLOCKS;
-	if (*block == 0 || g->purge_done >= PURGE_BLOCKS_MAX) {
-		g->purge_done = 0;
-		g->purge_table++;
-	}
-	if (g->purge_table == PURGED)
-		purge_end(g);
-	else
-		purge_after(g, PURGE_PAUSE_S);
-}
-
-static void
-on_purge(struct ev_loop *loop, ev_timer *w, int events)
-{
-	struct greylist *g = w->data;
-	char block[32], window[32], age[32], blocks[32];
-	const char *params[] = {purged[g->purge_table], block, blocks, window,
-	    age};
-
-	(void)events;
-	if (g->purge_table == 0 && g->purge_done == 0)
-		g->purge_began = ev_now(loop);
-	snprintf(block, sizeof(block), "%lld",
-	    (long long)g->purge_block[g->purge_table]);
-	snprintf(blocks, sizeof(blocks), "%d", PURGE_BLOCKS);
-	snprintf(window, sizeof(window), "%.17g",
-	    g->config->greylist.retry_window_s);
-	snprintf(age, sizeof(age), "%.17g", g->config->greylist.max_age_s);
-	g->purging = db_pool_query(g->pool,
-	    "SELECT next_block FROM policyd.purge($1, $2, $3, $4, $5)", 5,
-	    params, g->config->database.query_timeout_s, on_purged, g);
-	if (g->purging == NULL)
-		purge_end(g);
+	set_clock(arg, seconds);
 }
 
 /* ---- life ---- */
@@ -1078,9 +736,11 @@ connect_ear(struct greylist *g)
 	    .connect_timeout_s = CONNECT_TIMEOUT_S,
 	    .reconnect_max_s = g->config->database.reconnect_max_s,
 	};
-	struct db_handlers handlers = {on_up, on_down, on_notified, g};
+	struct ear_handlers handlers = {on_begun, on_ended, on_heard, on_clock,
+	    g};
 
-	g->ear = db_session_new(g->loop, &options, &handlers);
+	g->listening = false;
+	g->ear = ear_new(g->loop, &options, "policyd", &handlers);
 }
 
 struct greylist *
@@ -1092,7 +752,6 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 	    .columns = COLUMNS,
 	    .key_columns = KEY_COLUMNS,
 	    .patience_s = PATIENCE_S,
-	    .timeout_s = config->database.query_timeout_s,
 	    .parameters = on_parameters,
 	    .sent = on_sent,
 	    .match = on_match,
@@ -1103,17 +762,14 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 	g->loop = loop;
 	g->config = config;
 	g->ahead = since_1970() - now_ms();
-	g->piece = WRITE_ROWS;
 	g->known = known_new((size_t)config->greylist.cache_entries);
-	g->journal = journal_new();
-	ev_timer_init(&g->ping, on_ping, 0, PING_S);
-	ev_timer_init(&g->write, on_write, 0, 0);
-	ev_timer_init(&g->purge, on_purge, 0, 0);
-	g->ping.data = g->write.data = g->purge.data = g;
 	connect_pool(g);
 	connect_ear(g);
-	g->batch = batch_new(loop, g->pool, &options);
-	purge_after(g, PURGE_FIRST_S);
+	g->batch = batch_new(loop, &options);
+	batch_use(g->batch, g->pool, config->database.query_timeout_s);
+	g->writer = writer_new(loop, config, g->pool);
+	g->journal = writer_journal(g->writer);
+	g->purge = purge_new(loop, config, g->pool);
 	return g;
 }
 
@@ -1122,18 +778,12 @@ greylist_free(struct greylist *g)
 {
 	if (g == NULL)
 		return;
+	purge_free(g->purge);
+	writer_free(g->writer);
 	batch_free(g->batch);
-	if (g->writing != NULL)
-		db_call_cancel(g->writing);
-	if (g->purging != NULL)
-		db_call_cancel(g->purging);
+	ear_free(g->ear);
 	db_pool_free(g->pool);
-	db_session_free(g->ear);
-	ev_timer_stop(g->loop, &g->ping);
-	ev_timer_stop(g->loop, &g->write);
-	ev_timer_stop(g->loop, &g->purge);
 	set_free(&g->announced);
-	journal_free(g->journal);
 	known_free(g->known);
 	free(g);
 }
@@ -1143,6 +793,8 @@ greylist_reconfigure(struct greylist *g, const struct config *config)
 {
 	const struct config *old = g->config;
 	struct db_pool *before = g->pool;
+	bool same_end = old->database.reconnect_max_s ==
+	    config->database.reconnect_max_s;
 
 	g->config = config;
 	if (old->greylist.cache_entries != config->greylist.cache_entries) {
@@ -1151,21 +803,27 @@ greylist_reconfigure(struct greylist *g, const struct config *config)
 	}
 	/* Who is exempt depends on auto_allow_after. */
 	known_doubt(g->known);
-	if (strcmp(old->database.listen_conninfo,
-		config->database.listen_conninfo) != 0 ||
-	    old->database.reconnect_max_s != config->database.reconnect_max_s) {
-		db_session_free(g->ear);
-		on_down(g, "another connection");
+	if (!same_end || strcmp(old->database.listen_conninfo,
+			     config->database.listen_conninfo) != 0) {
+		ear_free(g->ear);
 		connect_ear(g);
 	}
-	if (strcmp(old->database.conninfo, config->database.conninfo) == 0 &&
-	    old->database.connections == config->database.connections &&
-	    old->database.reconnect_max_s == config->database.reconnect_max_s)
-		return;
-	connect_pool(g);
-	batch_use(g->batch, g->pool);
-	/* What is under way fails, and goes again by the new one. */
-	db_pool_free(before);
+	if (!same_end ||
+	    strcmp(old->database.conninfo, config->database.conninfo) != 0 ||
+	    old->database.connections != config->database.connections)
+		connect_pool(g);
+	batch_use(g->batch, g->pool, config->database.query_timeout_s);
+	writer_reconfigure(g->writer, config, g->pool);
+	purge_reconfigure(g->purge, config, g->pool);
+	/* Those who wait for the old one go on in memory. */
+	if (g->pool != before)
+		db_pool_free(before);
+}
+
+void
+greylist_drain(struct greylist *g, double max_s)
+{
+	writer_drain(g->writer, max_s);
 }
 
 struct greylist_status

@@ -1,0 +1,329 @@
+#include "policy/writer.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "config/config.h"
+#include "db/array.h"
+#include "db/pool.h"
+
+#include <ev.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double WRITE_S = 1;
+enum { ROWS_MAX = 1000 }; /* of a statement */
+
+struct writer {
+	struct ev_loop *loop;
+	const struct config *config;
+	struct db_pool *pool;
+	struct journal *journal;
+	int64_t ahead;
+	bool clock_known;
+	ev_timer timer;
+	struct db_call *call;
+	size_t piece; /* rows at most; less after one that was refused */
+	struct log_limit limit;
+};
+
+
+/* What is sent of each entry: a column of the statement, as an array. */
+enum column {
+	COLUMN_END,
+	CLIENT,
+	SENDER,
+	RECIPIENT,
+	FIRST_SEEN,
+	LAST_SEEN,
+	PASSED_AT,
+	ADD,
+};
+enum { COLUMNS_MAX = ADD };
+
+/* The columns, and after them retry_window and max_age where they matter. */
+static const struct statement {
+	const char *sql;
+	enum column columns[COLUMNS_MAX + 1];
+	bool has_limits;
+} statements[JOURNAL_KINDS] = {
+    [JOURNAL_CLIENT] = {"SELECT policyd.client_merge($1, $2, $3)",
+	{CLIENT, LAST_SEEN, ADD}, false},
+    [JOURNAL_KNOWN_KEY] = {"SELECT policyd.greylist_merge(true, $1, $2, $3, "
+			   "$4, $5, $6, $7, $8, $9)",
+	{CLIENT, SENDER, RECIPIENT, FIRST_SEEN, LAST_SEEN, PASSED_AT, ADD},
+	true},
+    [JOURNAL_NEW_KEY] = {"SELECT policyd.greylist_merge(false, $1, $2, $3, "
+			 "$4, $5, $6, $7, $8, $9)",
+	{CLIENT, SENDER, RECIPIENT, FIRST_SEEN, LAST_SEEN, PASSED_AT, ADD},
+	true},
+};
+
+static void write_next(struct writer *w);
+
+static char *
+texts_array(struct journal_entry *const *entries, size_t n, int which)
+{
+	char **texts = mem_alloc(n * sizeof(texts[0])), *array;
+
+	for (size_t i = 0; i < n; i++)
+		texts[i] = entries[i]->text[which];
+	array = db_array(texts, n, false);
+	free(texts);
+	return array;
+}
+
+static int64_t
+time_of(const struct journal_entry *e, enum column which)
+{
+	switch (which) {
+	case FIRST_SEEN:
+		return e->row.first_seen;
+	case LAST_SEEN:
+		return e->row.last_seen;
+	default:
+		return e->row.passed_at;
+	}
+}
+
+static char *
+numbers_array(const struct writer *w, struct journal_entry *const *entries,
+    size_t n, enum column which)
+{
+	size_t size = n * 32 + sizeof("{}");
+	char *text = mem_alloc(size);
+	struct sbuf b = sbuf_over(text, size);
+
+	sbuf_addc(&b, '{');
+	for (size_t i = 0; i < n; i++) {
+		int64_t time = time_of(entries[i], which);
+
+		if (i > 0)
+			sbuf_addc(&b, ',');
+		if (which == ADD)
+			sbuf_addf(&b, "%d", (int)entries[i]->add);
+		else if (time == ATTEMPT_WAITS)
+			sbuf_add(&b, STR("NULL"));
+		else
+			sbuf_addf(&b, "%.3f",
+			    (double)(time + w->ahead) / 1000);
+	}
+	sbuf_addc(&b, '}');
+	return text;
+}
+
+static char *
+column_array(const struct writer *w, struct journal_entry *const *entries,
+    size_t n, enum column which)
+{
+	if (which <= RECIPIENT)
+		return texts_array(entries, n, (int)which - CLIENT);
+	return numbers_array(w, entries, n, which);
+}
+
+static void
+log_failed(struct writer *w, enum db_outcome outcome,
+    const PGresult *res)
+{
+	struct log_entry e;
+	uint64_t suppressed;
+
+	if (!log_allowed(&w->limit, ev_now(w->loop), &suppressed))
+		return;
+	log_begin(&e, LOG_WARNING, "greylisting is not written yet");
+	log_int(&e, "unsaved", (int64_t)journal_count(w->journal));
+	log_str(&e, "error", outcome == DB_REFUSED ?
+	    str_of(PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY)) :
+	    STR("PostgreSQL is away"));
+	log_end(&e);
+}
+
+/*
+ * A row that PostgreSQL will never take must not keep the others back: it is
+ * looked for by halves, and left out.
+ */
+static bool
+is_about_a_row(const PGresult *res)
+{
+	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+
+	return sqlstate != NULL && (strncmp(sqlstate, "22", 2) == 0 ||
+		strncmp(sqlstate, "23", 2) == 0 ||
+		strncmp(sqlstate, "54", 2) == 0);
+}
+
+static void
+refused(struct writer *w)
+{
+	if (w->piece == 1) {
+		journal_sent(w->journal);
+		return;
+	}
+	w->piece /= 2;
+	journal_unsent(w->journal);
+}
+
+static void
+on_written(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct writer *w = arg;
+
+	w->call = NULL;
+	if (outcome == DB_OK) {
+		journal_sent(w->journal);
+		if (w->piece < ROWS_MAX)
+			w->piece *= 2;
+		write_next(w);
+	} else {
+		log_failed(w, outcome, res);
+		if (outcome == DB_REFUSED && is_about_a_row(res))
+			refused(w);
+		else
+			journal_unsent(w->journal);
+		writer_soon(w);
+	}
+	PQclear(res);
+}
+
+static void
+write_piece(struct writer *w, enum journal_kind kind)
+{
+	const struct statement *s = &statements[kind];
+	char window[32], age[32], *own[COLUMNS_MAX];
+	const char *params[COLUMNS_MAX + 2];
+	size_t rows;
+	struct journal_entry *const *entries =
+	    journal_take(w->journal, kind, w->piece, &rows);
+	int columns = 0, n;
+
+	for (; s->columns[columns] != COLUMN_END; columns++)
+		params[columns] = own[columns] = column_array(w, entries, rows,
+		    s->columns[columns]);
+	n = columns;
+	if (s->has_limits) {
+		snprintf(window, sizeof(window), "%.17g",
+		    w->config->greylist.retry_window_s);
+		snprintf(age, sizeof(age), "%.17g",
+		    w->config->greylist.max_age_s);
+		params[n++] = window;
+		params[n++] = age;
+	}
+	w->call = db_pool_query(w->pool, s->sql, n, params,
+	    w->config->database.query_timeout_s, on_written, w);
+	for (int i = 0; i < columns; i++)
+		free(own[i]);
+	if (w->call == NULL) {
+		journal_unsent(w->journal);
+		writer_soon(w);
+	}
+}
+
+static void
+write_next(struct writer *w)
+{
+	static const enum journal_kind order[] = {JOURNAL_NEW_KEY,
+	    JOURNAL_KNOWN_KEY, JOURNAL_CLIENT};
+
+	if (w->call != NULL || journal_count(w->journal) == 0)
+		return;
+	if (!w->clock_known || !db_pool_hopeful(w->pool)) {
+		writer_soon(w);
+		return;
+	}
+	for (int i = 0; i < JOURNAL_KINDS; i++)
+		if (journal_count_of(w->journal, order[i]) > 0) {
+			write_piece(w, order[i]);
+			return;
+		}
+}
+
+static void
+on_timer(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	write_next(timer->data);
+}
+
+void
+writer_soon(struct writer *w)
+{
+	if (!ev_is_active(&w->timer)) {
+		ev_timer_set(&w->timer, WRITE_S, 0);
+		ev_timer_start(w->loop, &w->timer);
+	}
+}
+
+/* ---- life ---- */
+
+struct writer *
+writer_new(struct ev_loop *loop, const struct config *config,
+    struct db_pool *pool)
+{
+	struct writer *w = mem_zalloc(sizeof(*w));
+
+	w->loop = loop;
+	w->config = config;
+	w->pool = pool;
+	w->journal = journal_new();
+	w->piece = ROWS_MAX;
+	ev_timer_init(&w->timer, on_timer, 0, 0);
+	w->timer.data = w;
+	return w;
+}
+
+void
+writer_free(struct writer *w)
+{
+	if (w == NULL)
+		return;
+	if (w->call != NULL)
+		db_call_cancel(w->call);
+	ev_timer_stop(w->loop, &w->timer);
+	journal_free(w->journal);
+	free(w);
+}
+
+void
+writer_reconfigure(struct writer *w, const struct config *config,
+    struct db_pool *pool)
+{
+	w->config = config;
+	if (w->pool == pool)
+		return;
+	if (w->call != NULL) {
+		db_call_cancel(w->call);
+		w->call = NULL;
+		journal_unsent(w->journal);
+		writer_soon(w);
+	}
+	w->pool = pool;
+}
+
+struct journal *
+writer_journal(struct writer *w)
+{
+	return w->journal;
+}
+
+void
+writer_set_ahead(struct writer *w, int64_t ahead)
+{
+	w->ahead = ahead;
+	w->clock_known = true;
+}
+
+void
+writer_drain(struct writer *w, double max_s)
+{
+	double end = ev_time() + max_s;
+
+	while (journal_count(w->journal) > 0 && ev_time() < end &&
+	    db_pool_hopeful(w->pool)) {
+		write_next(w);
+		ev_run(w->loop, EVRUN_ONCE);
+	}
+	if (journal_count(w->journal) > 0)
+		log_line(LOG_WARNING, "greylisting: %zu attempts are not "
+				      "written", journal_count(w->journal));
+}

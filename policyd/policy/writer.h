@@ -1,0 +1,44 @@
+#ifndef POLICYD_WRITER_H
+#define POLICYD_WRITER_H
+
+/*
+ * writer - writes to PostgreSQL what greylisting has judged in memory.
+ *
+ * Floor 6; uses base, config, db.  Owns the journal.  What is in it is written
+ * after a second, in pieces, by statements that may come twice without harm
+ * but for the number of attempts; as long as PostgreSQL is away, it is tried
+ * every second.
+ */
+
+#include "policy/journal.h"
+
+struct config;
+struct db_pool;
+struct ev_loop;
+struct writer;
+
+/* Borrows the pool. */
+struct writer *writer_new(struct ev_loop *loop, const struct config *config,
+    struct db_pool *pool);
+
+/* NULL is allowed.  What is not written is lost; see writer_drain(). */
+void writer_free(struct writer *w);
+
+void writer_reconfigure(struct writer *w, const struct config *config,
+    struct db_pool *pool);
+
+struct journal *writer_journal(struct writer *w);
+
+/* There is something in the journal. */
+void writer_soon(struct writer *w);
+
+/*
+ * PostgreSQL's clock less that of the journal, in ms.  Nothing is written
+ * before this is known.
+ */
+void writer_set_ahead(struct writer *w, int64_t ahead);
+
+/* Run the loop until all is written, for at most max_s. */
+void writer_drain(struct writer *w, double max_s);
+
+#endif
