@@ -18,6 +18,7 @@
 #include "tables/rule.h"
 #include "tables/tables.h"
 
+struct hosts;
 struct policy;
 struct script_call;
 
@@ -59,6 +60,7 @@ struct check {
 	const struct config *config;
 	struct tables *tables;
 	struct sessions *sessions;
+	struct hosts *hosts;
 	struct greylist *greylist; /* NULL where it is told, not asked */
 	const struct request *request;
 	double now; /* seconds since 1970 */

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "policy/check.h"
+#include "policy/hosts.h"
 #include "policy/script.h"
 
 #include <limits.h>
@@ -16,6 +17,7 @@ struct policy {
 	struct tables *tables;
 	struct sessions *sessions;
 	struct scripts *scripts;
+	struct hosts *hosts;
 	struct greylist *greylist;
 	struct waiting *spare; /* one that is not in use, nearly always */
 	char hostname[HOST_NAME_MAX + 1];
@@ -175,11 +177,10 @@ log_unsafe(struct policy *p, const struct check *c)
 	log_end(&e);
 }
 
-/* The one way an answer gets on the wire. */
+/* One of [reply]. */
 static void
-write_answer(struct policy *p, const struct check *c, struct answer *out)
+write_own(struct policy *p, const struct check *c, struct sbuf *b)
 {
-	struct sbuf b = sbuf_over(out->wire, sizeof(out->wire));
 	const struct request *r = c->request;
 	char seconds[32];
 	const struct action_placeholder with[] = {
@@ -187,9 +188,21 @@ write_answer(struct policy *p, const struct check *c, struct answer *out)
 	    {STR("domain"), c->domain_name},
 	    {STR("sender"), r->value[ATTR_sender]},
 	    {STR("client"), r->value[ATTR_client_address]},
-	    {STR("seconds"), {seconds, (size_t)snprintf(seconds,
-		sizeof(seconds), "%lld", (long long)c->seconds)}},
+	    {STR("seconds"), {seconds,
+		(size_t)snprintf(seconds, sizeof(seconds), "%lld",
+		    (long long)c->seconds)}},
 	};
+
+	if (!action_format(b, c->action, with, sizeof(with) / sizeof(with[0]),
+		subject_len(r), fallback(c->config)))
+		log_unsafe(p, c);
+}
+
+/* The one way an answer gets on the wire. */
+static void
+write_answer(struct policy *p, const struct check *c, struct answer *out)
+{
+	struct sbuf b = sbuf_over(out->wire, sizeof(out->wire));
 
 	out->hold_s = c->hold_s;
 	out->n = 0;
@@ -197,9 +210,10 @@ write_answer(struct policy *p, const struct check *c, struct answer *out)
 		return;
 	if (c->positive)
 		action_format_positive(&b, c->action);
-	else if (!action_format(&b, c->action, with,
-		     c->is_own ? sizeof(with) / sizeof(with[0]) : 0,
-		     subject_len(r), fallback(c->config)))
+	else if (c->is_own)
+		write_own(p, c, &b);
+	else if (!action_format(&b, c->action, NULL, 0,
+		     subject_len(c->request), fallback(c->config)))
 		log_unsafe(p, c);
 	out->n = b.n;
 }
@@ -313,6 +327,7 @@ begin(struct waiting *w, struct policy *p, const struct request *request,
 	    .config = p->config,
 	    .tables = p->tables,
 	    .sessions = p->sessions,
+	    .hosts = p->hosts,
 	    .greylist = p->greylist,
 	    .request = request,
 	    .now = now,
@@ -454,6 +469,7 @@ policy_new(struct ev_loop *loop, const struct config *config,
 	p->config = config;
 	p->tables = tables;
 	p->sessions = sessions_new();
+	p->hosts = hosts_new();
 	if (gethostname(p->hostname, sizeof(p->hostname)) == -1)
 		strcpy(p->hostname, "localhost");
 	p->hostname[HOST_NAME_MAX] = '\0';
@@ -472,6 +488,7 @@ policy_free(struct policy *p)
 	scripts_free(p->scripts);
 	greylist_free(p->greylist);
 	sessions_free(p->sessions);
+	hosts_free(p->hosts);
 	free(p->spare);
 	free(p);
 }

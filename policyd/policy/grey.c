@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "mail/sender.h"
+#include "policy/hosts.h"
 
 /*
  * Step 6: greylisting, of recipients that exist; and the rule action that asks
@@ -33,6 +34,12 @@ host_options(const struct check *c)
 	};
 }
 
+static bool
+is_plain(char c)
+{
+	return c >= ' ' && c <= '~';
+}
+
 /* As a column of PostgreSQL and a notification take it. */
 static struct str
 clean(struct str s, char *buf, size_t size)
@@ -40,7 +47,10 @@ clean(struct str s, char *buf, size_t size)
 	struct sbuf b = sbuf_over(buf, size);
 
 	for (size_t i = 0, len; i < s.n; i += len) {
-		len = utf8_printable_len(s.p + i, s.n - i);
+		for (len = 0; i + len < s.n && is_plain(s.p[i + len]); len++)
+			;
+		if (len == 0)
+			len = utf8_printable_len(s.p + i, s.n - i);
 		if (len == 0) {
 			sbuf_addc(&b, '?');
 			len = 1;
@@ -81,28 +91,29 @@ spell(struct sighting *s)
 	s->network_text = client_text(c, STR(""), c->room->network_text);
 }
 
-/* What the hosts of a session depend on, besides its address. */
 static uint64_t
-name_key(const struct check *c)
+hash_str(struct str s)
 {
-	struct str name = check_value(c, ATTR_client_name);
-	struct host_options o = host_options(c);
-
-	return hash_mix(hash(name.p, name.n), hash(&o, sizeof(o)));
+	return hash(s.p, s.n);
 }
 
-/* To judge a host takes microseconds: once a session. */
 static void
 find_client(struct check *c, struct sighting *s)
 {
-	uint64_t name = name_key(c);
+	struct host_options o = host_options(c);
+	uint64_t key =
+	    hash_mix(hash_mix(hash_str(check_value(c, ATTR_client_address)),
+			 hash_str(check_value(c, ATTR_client_name))),
+		hash(&o, sizeof(o)));
+	struct host_known *known = hosts_at(c->hosts, key);
 
-	if (session_client(c->session, name, &s->client, &s->network))
-		return;
-	spell(s);
-	s->client = hash(s->client_text.p, s->client_text.n);
-	s->network = hash(s->network_text.p, s->network_text.n);
-	session_set_client(c->session, name, s->client, s->network);
+	if (known->key != key) {
+		spell(s);
+		*known = (struct host_known){key, hash_str(s->client_text),
+		    hash_str(s->network_text)};
+	}
+	s->client = known->client;
+	s->network = known->network;
 }
 
 static void
@@ -122,7 +133,7 @@ describe(struct check *c, struct sighting *s)
 			    sizeof(recipient)));
 	s->sender = (struct str){pair.p, n};
 	s->recipient = str_from(sbuf_str(&pair), n + 1);
-	s->pair = hash(pair.p, pair.n);
+	s->pair = hash_str(sbuf_str(&pair));
 	find_client(c, s);
 	s->counted = session_try(c->session, hash_mix(s->client, s->pair));
 }

@@ -22,7 +22,6 @@ struct session {
 	uint64_t message;
 	struct set accepted; /* recipients of the message */
 	struct set tried;    /* its keys of greylisting */
-	uint64_t name, client, network;
 	uint32_t limit;
 	bool delayed;
 };
@@ -82,7 +81,6 @@ forget(struct session *s)
 	set_clear(&s->refused);
 	s->last_refused = 0;
 	s->errors_total = 0;
-	s->name = 0;
 	session_message(s, 0);
 }
 
@@ -209,24 +207,6 @@ session_delayed(struct session *s)
 
 	s->delayed = s->message != 0;
 	return first;
-}
-
-bool
-session_client(const struct session *s, uint64_t name, uint64_t *client,
-    uint64_t *network)
-{
-	*client = s->client;
-	*network = s->network;
-	return s->name == name;
-}
-
-void
-session_set_client(struct session *s, uint64_t name, uint64_t client,
-    uint64_t network)
-{
-	s->name = name;
-	s->client = client;
-	s->network = network;
 }
 
 uint32_t

@@ -66,15 +66,6 @@ bool session_try(struct session *s, uint64_t key);
 /* Is this the first time for this message?  For the header. */
 bool session_delayed(struct session *s);
 
-/*
- * The client of a session, and its network, as hashes; false if they were not
- * set for a client_name with this hash.
- */
-bool session_client(const struct session *s, uint64_t name, uint64_t *client,
-    uint64_t *network);
-void session_set_client(struct session *s, uint64_t name, uint64_t client,
-    uint64_t network);
-
 /* limit: what the recipient was held against. */
 void session_accept(struct session *s, uint64_t recipient, uint32_t limit);
 
