@@ -7,17 +7,16 @@ struct out {
 };
 
 static void
-put(struct out *o, char c)
+put(struct out *o, struct str s)
 {
-	if (o->n < SENDER_MAX_BYTES)
-		o->p[o->n++] = ascii_lower(c);
-}
+	size_t room = SENDER_MAX_BYTES - o->n;
+	char *p = o->p + o->n;
 
-static void
-put_str(struct out *o, struct str s)
-{
+	if (s.n > room)
+		s.n = room;
 	for (size_t i = 0; i < s.n; i++)
-		put(o, s.p[i]);
+		p[i] = ascii_lower(s.p[i]);
+	o->n += s.n;
 }
 
 static bool
@@ -67,7 +66,8 @@ is_part(char c)
 static bool
 has_prefix(struct str s, struct str prefix)
 {
-	return s.n > prefix.n && str_ieq((struct str){s.p, prefix.n}, prefix);
+	return s.n > prefix.n && ascii_lower(s.p[0]) == prefix.p[0] &&
+	    str_ieq((struct str){s.p, prefix.n}, prefix);
 }
 
 /* Cut a field and the '=' behind it off *s; false: there is none. */
@@ -200,18 +200,24 @@ cut_srs(struct str *local, struct out *o)
 	}
 	if (!cut_srs_body(&s, &domain))
 		return false;
-	put_str(o, again ? STR("srs1=#=") : STR("srs0=#="));
+	put(o, again ? STR("srs1=#=") : STR("srs0=#="));
 	if (again) {
-		put_str(o, forwarder);
-		put_str(o, STR("==#="));
+		put(o, forwarder);
+		put(o, STR("==#="));
 	}
-	put_str(o, domain);
-	put(o, '=');
+	put(o, domain);
+	put(o, STR("="));
 	*local = s;
 	return true;
 }
 
 /* ---- the recipient in a local part: VERP ---- */
+
+/* What to look for in a local part. */
+struct verp {
+	struct str user, domain; /* of the recipient; empty: too long for it */
+	size_t at;               /* where somebody else's address begins */
+};
 
 /*
  * Each of these returns where in s the text ends that stands at `at`, or 0.
@@ -280,14 +286,16 @@ match_pair(struct str s, size_t at, struct str a, struct str b)
 }
 
 static size_t
-match_echo(struct str s, size_t at, struct str user, struct str domain)
+match_verp(struct str s, size_t at, const struct verp *v)
 {
 	size_t end;
 
-	if (s.n - at < user.n + 1 + domain.n)
+	if (at >= v->at)
+		return s.n;
+	if (v->user.n == 0 || s.n - at < v->user.n + 1 + v->domain.n)
 		return 0;
-	end = match_pair(s, at, user, domain);
-	return end > 0 ? end : match_pair(s, at, domain, user);
+	end = match_pair(s, at, v->user, v->domain);
+	return end > 0 ? end : match_pair(s, at, v->domain, v->user);
 }
 
 static bool
@@ -323,11 +331,27 @@ find_verp(struct str s)
 	return at > 1 && s.p + at < eq ? at : s.n;
 }
 
+static struct verp
+look_for_verp(struct str s, struct str recipient)
+{
+	struct verp v = {STR(""), STR(""), find_verp(s)};
+	const char *sign = recipient.n > 2 && recipient.n <= s.n ?
+	    memrchr(recipient.p, '@', recipient.n) : NULL;
+
+	if (sign == NULL || sign == recipient.p ||
+	    sign == recipient.p + recipient.n - 1)
+		return v;
+	v.user = (struct str){recipient.p, (size_t)(sign - recipient.p)};
+	v.domain = str_from(recipient, v.user.n + 1);
+	return v;
+}
+
 /* ---- numbers and tokens ---- */
 
-enum kind { WORD, TOKEN, LONG_TOKEN };
+/* Only a run of pieces is a LONG_TOKEN. */
+enum kind { WORD, NUMBER, TOKEN, LONG_TOKEN };
 
-enum { HEX_MIN = 4, MIXED_MIN = 8, LONG_MIN = 16, VERY_LONG_MIN = 24 };
+enum { HEX_MIN = 4, TOKEN_MIN = 8, LONG_MIN = 16, VERY_LONG_MIN = 24 };
 
 /* Of hex digits that are no word with a number behind it: c0ffee, not ada97. */
 static bool
@@ -346,47 +370,66 @@ is_hex_token(struct str s)
 	return mixed;
 }
 
+static bool
+is_vowel(char c)
+{
+	switch (ascii_lower(c)) {
+	case 'a':
+	case 'e':
+	case 'i':
+	case 'o':
+	case 'u':
+	case 'y':
+		return true;
+	default:
+		return (unsigned char)c >= 0x80;
+	}
+}
+
 /*
- * How often digits and letters take turns in it, or letters of both cases as
- * in no CamelCase; a word with a number has one turn, random ones have one
- * every second or third character.  *shape is its length with each number
- * counted as one character.
+ * How random a piece looks: how often digits and letters take turns in it, or
+ * letters of both cases as in no CamelCase, or five consonants meet.  A word
+ * with a number has one such turn, of random characters every second or third
+ * is one.  *shape is its length with each number counted as one character.
  */
 static size_t
 count_turns(struct str s, size_t *shape)
 {
-	size_t turns = 0;
+	enum { CONSONANTS = 5 };
+	size_t turns = 0, run = 0;
 
 	*shape = s.n;
-	for (size_t i = 1; i < s.n; i++) {
-		char a = s.p[i - 1], b = s.p[i];
-		char next = '\0';
+	for (size_t i = 0; i < s.n; i++) {
+		char a = i > 0 ? s.p[i - 1] : s.p[0], b = s.p[i];
+		char next = i + 1 < s.n ? s.p[i + 1] : '\0';
 
-		if (i + 1 < s.n)
-			next = s.p[i + 1];
-		if (is_digit(a) && is_digit(b))
+		if (i > 0 && is_digit(a) && is_digit(b))
 			--*shape;
 		if (is_digit(a) != is_digit(b) ||
 		    (is_lower(a) && is_upper(b) && !is_lower(next)) ||
-		    (is_upper(a) && is_upper(b) && is_lower(next)))
+		    (i > 0 && is_upper(a) && is_upper(b) && is_lower(next)))
+			turns++;
+		run = is_digit(b) || is_vowel(b) ? 0 : run + 1;
+		if (run == CONSONANTS)
 			turns++;
 	}
 	return turns;
 }
 
 static enum kind
-judge(struct str s)
+judge(struct str s, size_t *turns)
 {
-	size_t turns, shape;
-	bool token = is_hex_token(s);
+	size_t shape;
+	bool token;
 
-	if (!token && s.n >= MIXED_MIN) {
-		turns = count_turns(s, &shape);
-		token = (turns >= 3 && shape >= MIXED_MIN) ||
-		    (turns >= 2 && shape >= VERY_LONG_MIN) ||
-		    is_hex_token(str_from(s, 1));
-	}
-	return !token ? WORD : s.n >= LONG_MIN ? LONG_TOKEN : TOKEN;
+	*turns = count_turns(s, &shape);
+	/* Three turns in eight characters, and more of them in fewer. */
+	token = (*turns >= 3 && shape + *turns >= TOKEN_MIN + 3) ||
+	    (*turns >= 2 && shape >= VERY_LONG_MIN) || is_hex_token(s) ||
+	    (s.n >= TOKEN_MIN && is_hex_token(str_from(s, 1)));
+	if (token)
+		return TOKEN;
+	return shape == 1 && is_digit(s.p[0]) ? NUMBER : WORD;
 }
 
 /* 8-4-4-4-12 hex digits: some of these groups might be words. */
@@ -406,69 +449,85 @@ match_uuid(struct str s, size_t at)
 	return at + UUID;
 }
 
+/* Could it be part of a token that has separators in it? */
+static bool
+is_fragment(struct str s, enum kind kind, size_t turns)
+{
+	return kind != WORD || s.n <= 2 || turns > 1 ||
+	    (turns == 1 && s.n < TOKEN_MIN);
+}
+
 /*
- * One piece and the separators before it.  Folded ones side by side are one,
- * and nothing but a word stands behind it.
+ * What kind of piece begins at `at`, and where it ends.  Base64 for URLs has
+ * '-' and '_' in it: the fragments that these join to a token belong to it.
  */
-static void
-put_piece(struct out *o, struct str separators, struct str piece, bool fold)
-{
-	bool folded = ends_folded(o);
-
-	if (!folded || (piece.n > 0 && !fold && !is_digit(piece.p[0])))
-		put_str(o, separators);
-	if (fold) {
-		if (!ends_folded(o))
-			put(o, '#');
-		return;
-	}
-	for (size_t i = 0; i < piece.n; i++)
-		if (!is_digit(piece.p[i]))
-			put(o, piece.p[i]);
-		else if (!ends_folded(o))
-			put(o, '#');
-}
-
-/* What is known of a local part before its pieces are looked at. */
-struct verp {
-	struct str user, domain; /* of the recipient; empty if not in it */
-	size_t at;               /* where somebody else's address begins */
-};
-
-static struct verp
-look_for_verp(struct str s, struct str recipient)
-{
-	struct verp v = {STR(""), STR(""), find_verp(s)};
-	const char *sign = recipient.n > 2 && recipient.n <= s.n ?
-	    memrchr(recipient.p, '@', recipient.n) : NULL;
-
-	if (sign == NULL || sign == recipient.p ||
-	    sign == recipient.p + recipient.n - 1)
-		return v;
-	v.user = (struct str){recipient.p, (size_t)(sign - recipient.p)};
-	v.domain = str_from(recipient, v.user.n + 1);
-	return v;
-}
-
-/* What begins at `at`; returns where it ends. */
 static size_t
-judge_piece(struct str s, size_t at, const struct verp *v, enum kind *kind)
+judge_run(struct str s, size_t at, const struct verp *v, enum kind *kind)
 {
-	size_t end;
+	enum { FRAGMENTS = 4 }; /* so that many short pieces cost little */
+	size_t start = at, end = at, first = at;
+	bool token = false;
 
-	*kind = LONG_TOKEN;
-	if (at >= v->at)
-		return s.n;
-	if ((end = match_uuid(s, at)) > 0)
-		return end;
-	*kind = TOKEN;
-	if (v->user.n > 0 &&
-	    (end = match_echo(s, at, v->user, v->domain)) > 0)
-		return end;
-	for (end = at; end < s.n && is_part(s.p[end]);)
-		end++;
-	*kind = judge((struct str){s.p + at, end - at});
+	*kind = WORD;
+	for (int n = 0; n < FRAGMENTS && at < s.n && is_part(s.p[at]); n++) {
+		size_t uuid = match_uuid(s, at), turns = 0;
+		struct str piece = {s.p + at, uuid - at};
+		enum kind k = TOKEN;
+
+		if (uuid == 0) {
+			for (piece.n = 0; at + piece.n < s.n &&
+			     is_part(piece.p[piece.n]);)
+				piece.n++;
+			k = judge(piece, &turns);
+		}
+		if (n == 0) {
+			first = at + piece.n;
+			*kind = k;
+		}
+		if (!is_fragment(piece, k, turns))
+			break;
+		token = token || (k == TOKEN && piece.n >= TOKEN_MIN);
+		end = at = at + piece.n;
+		while (at < s.n && (s.p[at] == '-' || s.p[at] == '_'))
+			at++;
+		if (at == end || match_verp(s, at, v) > 0)
+			break;
+	}
+	if (!token)
+		return first;
+	*kind = end - start >= LONG_MIN ? LONG_TOKEN : TOKEN;
 	return end;
+}
+
+/* A number, or what else is left out, behind one of the separators. */
+static void
+put_folded(struct out *o, struct str before)
+{
+	if (ends_folded(o))
+		return;
+	if (before.n > 0 && o->n > 0 && is_part(o->p[o->n - 1]))
+		put(o, (struct str){before.p, 1});
+	put(o, STR("#"));
+}
+
+/* Separators and a word, of which the numbers are folded. */
+static void
+put_word(struct out *o, struct str before, struct str word)
+{
+	size_t n;
+
+	if (!ends_folded(o) || (word.n > 0 && !is_digit(word.p[0])))
+		put(o, before);
+	for (; word.n > 0; word = str_from(word, n)) {
+		for (n = 0; n < word.n && is_digit(word.p[n]); n++)
+			;
+		if (n > 0)
+			put_folded(o, STR(""));
+		for (word = str_from(word, n), n = 0;
+		     n < word.n && !is_digit(word.p[n]); n++)
+			;
+		put(o, (struct str){word.p, n});
+	}
 }
 
 /*
@@ -482,16 +541,23 @@ put_pieces(struct out *o, struct str s, const struct verp *v)
 	enum kind kind = WORD;
 
 	for (size_t i = 0, end; i < s.n && kind != LONG_TOKEN; i = end) {
-		size_t start = i;
+		struct str before = {s.p + i, 0};
 
 		while (i < s.n && !is_part(s.p[i]) && (s.p[i] != '+' || i == 0))
 			i++;
+		before.n = (size_t)(s.p + i - before.p);
 		end = i;
 		kind = LONG_TOKEN;
-		if (i < s.n && s.p[i] != '+')
-			end = judge_piece(s, i, v, &kind);
-		put_piece(o, (struct str){s.p + start, i - start},
-		    (struct str){s.p + i, end - i}, kind != WORD && end > i);
+		if (i < s.n && s.p[i] != '+') {
+			kind = TOKEN;
+			end = match_verp(s, i, v);
+			if (end == 0)
+				end = judge_run(s, i, v, &kind);
+		}
+		if (end > i && kind != WORD)
+			put_folded(o, before);
+		else
+			put_word(o, before, (struct str){s.p + i, end - i});
 	}
 }
 
@@ -541,45 +607,52 @@ put_domain(struct out *o, struct str s)
 		s.n--;
 	label = host_label(s);
 	put_pieces(o, (struct str){s.p, label}, &none);
-	put_str(o, str_from(s, label));
+	put(o, str_from(s, label));
 }
 
 /* ---- all of it ---- */
 
-/* Append at most max bytes of printable UTF-8; no byte becomes two. */
-static void
-clean(struct str s, size_t max, struct out *o)
+/* Copy at most max bytes of printable UTF-8; no byte becomes two. */
+static size_t
+clean(struct str s, char *out, size_t max)
 {
-	for (size_t i = 0, len; i < s.n && o->n < max; i += len) {
-		len = s.p[i] > ' ' && s.p[i] < 0x7f ? 1 :
-		    utf8_printable_len(s.p + i, s.n - i);
-		if (o->n + len > max)
-			return;
+	size_t n = 0;
+
+	for (size_t i = 0, len; i < s.n && n < max; i += len) {
+		len = 1;
+		if (s.p[i] >= ' ' && s.p[i] < 0x7f) {
+			out[n++] = s.p[i];
+			continue;
+		}
+		len = utf8_printable_len(s.p + i, s.n - i);
+		if (len > max - n)
+			break;
 		if (len > 0)
-			memcpy(o->p + o->n, s.p + i, len);
+			memcpy(out + n, s.p + i, len);
 		else
-			o->p[o->n] = '?';
+			out[n] = '?';
 		len += len == 0;
-		o->n += len;
+		n += len;
 	}
+	return n;
 }
 
 /* The same in printable characters, the local part cut if it is too long. */
 static struct str
 take(struct str sender, char work[SENDER_MAX_BYTES])
 {
-	const char *at = sender.n > 0 ? memrchr(sender.p, '@', sender.n) : NULL;
-	size_t local = at != NULL ? (size_t)(at - sender.p) : 0;
-	struct out o = {work, 0};
+	const char *at = sender.n > SENDER_MAX_BYTES ?
+	    memrchr(sender.p, '@', sender.n) : NULL;
+	struct str local = {sender.p, 0};
+	size_t n = 0;
 
-	if (sender.n > SENDER_MAX_BYTES &&
-	    sender.n - local <= SENDER_MAX_BYTES) {
-		clean((struct str){sender.p, local},
-		    SENDER_MAX_BYTES - (sender.n - local), &o);
-		sender = str_from(sender, local);
+	if (at != NULL && sender.p + sender.n - at <= SENDER_MAX_BYTES) {
+		local.n = (size_t)(at - sender.p);
+		sender = str_from(sender, local.n);
+		n = clean(local, work, SENDER_MAX_BYTES - sender.n);
 	}
-	clean(sender, SENDER_MAX_BYTES, &o);
-	return (struct str){work, o.n};
+	n += clean(sender, work + n, SENDER_MAX_BYTES - n);
+	return (struct str){work, n};
 }
 
 static void
@@ -593,7 +666,7 @@ fold(struct str sender, struct str recipient, struct out *o)
 	put_local(o, local, recipient);
 	if (at == NULL)
 		return;
-	put(o, '@');
+	put(o, STR("@"));
 	put_domain(o, str_from(sender, local.n + 1));
 }
 
@@ -609,7 +682,7 @@ sender_fold(struct str sender, struct str recipient,
 	for (;;) {
 		o = (struct out){buf, 0};
 		fold(s, recipient, &o);
-		if (o.n == s.n && memcmp(work, buf, s.n) == 0)
+		if (str_ieq((struct str){buf, o.n}, s))
 			break;
 		memcpy(work, buf, o.n);
 		s.n = o.n;

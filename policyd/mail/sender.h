@@ -3,21 +3,26 @@
 
 /*
  * sender - who an envelope sender is to greylisting: what stays the same in
- * it when mailers write a tag, a date, a number or the recipient into each.
+ * it while mailers write a tag, a date, a number or the recipient into each.
  *
- * Floor 2: pure, and nothing is allocated.  RFC 6647 leaves the sender in the
- * key; a mailer that changes it with each attempt would never pass.  What is
- * folded, and where it is written down:
+ * Floor 2: pure, and nothing is allocated.  The sender is part of the key
+ * (RFC 6647), and a mailer that has a new one for each attempt would not pass.
+ * An ordinary address is itself, in lower case; of others is left out:
  *
- *   prvs=TAG=user       BATV (draft-levine-smtp-batv), its older order, and
- *                       those of Barracuda (btv1==) and SparkPost (msprvs1=)
- *   SRS0=HASH=TT=d=u    the Sender Rewriting Scheme (Wong; libsrs2, postsrsd)
- *   list-user=domain    VERP (Bernstein), of this recipient in any writing
+ *   prvs=TAG=user       BATV (draft-levine-smtp-batv), also in its older order
+ *                       and those of Barracuda (btv1==) and SparkPost
+ *   SRS0=HASH=TT=d=u    the hash and the day of the Sender Rewriting Scheme
+ *                       (Shevek; libsrs2, postsrsd); d, u and forwarders stay
+ *   list-user=domain    VERP (Bernstein): this recipient in any writing, or
+ *                       anybody's address at the end
  *   user+extension      RFC 5233
- *   numbers and tokens  in what is left, and in the first label of a domain
- *                       that has more than a registrable one
+ *   numbers             also in the first label of a domain, if that cannot be
+ *                       the registered one
+ *   tokens              pieces that look random, be it by the case of their
+ *                       letters; and all that follows a long one
  *
- * An ordinary address is itself, in lower case.
+ * Two who differ in nothing else become one: user1 and user2.  It errs so with
+ * what machines make, since a sender is but one of the key's three parts.
  */
 
 #include "base/str.h"
