@@ -432,21 +432,38 @@ judge(struct str s, size_t *turns)
 	return shape == 1 && is_digit(s.p[0]) ? NUMBER : WORD;
 }
 
-/* 8-4-4-4-12 hex digits: some of these groups might be words. */
-static size_t
-match_uuid(struct str s, size_t at)
-{
-	enum { UUID = 36 };
+enum { UUID = 36 };
 
-	if (s.n - at < UUID || (s.n - at > UUID && is_part(s.p[at + UUID])))
-		return 0;
+/* 8-4-4-4-12 hex digits: some of these groups might be words. */
+static bool
+has_uuid(struct str s)
+{
+	if (s.n < UUID || (s.n > UUID && is_part(s.p[UUID])))
+		return false;
 	for (size_t i = 0; i < UUID; i++) {
 		bool dash = i == 8 || i == 13 || i == 18 || i == 23;
 
-		if (dash ? s.p[at + i] != '-' : !is_hex(s.p[at + i]))
-			return 0;
+		if (dash ? s.p[i] != '-' : !is_hex(s.p[i]))
+			return false;
 	}
-	return at + UUID;
+	return true;
+}
+
+/* The first piece of s, and how it looks. */
+static struct str
+first_piece(struct str s, enum kind *kind, size_t *turns)
+{
+	size_t n = 0;
+
+	*kind = TOKEN;
+	*turns = 0;
+	if (has_uuid(s))
+		return (struct str){s.p, UUID};
+	while (n < s.n && is_part(s.p[n]))
+		n++;
+	s.n = n;
+	*kind = judge(s, turns);
+	return s;
 }
 
 /* Could it be part of a token that has separators in it? */
@@ -470,16 +487,10 @@ judge_run(struct str s, size_t at, const struct verp *v, enum kind *kind)
 
 	*kind = WORD;
 	for (int n = 0; n < FRAGMENTS && at < s.n && is_part(s.p[at]); n++) {
-		size_t uuid = match_uuid(s, at), turns = 0;
-		struct str piece = {s.p + at, uuid - at};
-		enum kind k = TOKEN;
+		enum kind k;
+		size_t turns;
+		struct str piece = first_piece(str_from(s, at), &k, &turns);
 
-		if (uuid == 0) {
-			for (piece.n = 0; at + piece.n < s.n &&
-			     is_part(piece.p[piece.n]);)
-				piece.n++;
-			k = judge(piece, &turns);
-		}
 		if (n == 0) {
 			first = at + piece.n;
 			*kind = k;
