@@ -192,7 +192,8 @@ BEGIN
 			WHEN policyd.greylist_is_old(g.first_seen, g.last_seen,
 			    g.passed_at, waiting_since, good_since)
 			THEN excluded.passed_at
-			WHEN g.passed_at IS NULL AND g.first_seen <= early_since
+			WHEN g.passed_at IS NULL
+			AND least(g.first_seen, t) <= early_since
 			THEN t ELSE g.passed_at END,
 		    attempts = CASE
 			WHEN policyd.greylist_is_old(g.first_seen, g.last_seen,
