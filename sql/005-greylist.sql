@@ -134,15 +134,15 @@ DECLARE
 	early_since timestamptz := t - make_interval(secs => delay);
 	waiting_since timestamptz := t - make_interval(secs => retry_window);
 	good_since timestamptz := t - make_interval(secs => max_age);
-	clock float8 := date_part('epoch', t);
 	allowed text[];
+	proven text[];
 BEGIN
 	PERFORM policyd.begin_as_daemon();
 	RETURN QUERY
 	SELECT c.client, NULL, NULL, NULL::float8,
 	    CASE WHEN c.allowed_at IS NULL
 		THEN date_part('epoch', c.last_seen) ELSE 'infinity' END,
-	    NULL::float8, clock
+	    NULL::float8, date_part('epoch', t)
 	FROM policyd.client AS c
 	WHERE c.client = ANY (clients || networks)
 	AND (c.allowed_at IS NOT NULL OR auto_allow_after > 0
@@ -154,14 +154,7 @@ BEGIN
 			AND c.passes >= auto_allow_after
 			AND c.last_seen >= good_since));
 	END IF;
-	RETURN QUERY
-	WITH seen AS (
-		SELECT s.client, s.network, s.sender, s.recipient, s.count
-		FROM unnest(clients, networks, senders, recipients, counts)
-		    AS s (client, network, sender, recipient, count)
-		WHERE allowed IS NULL
-		OR s.client <> ALL (allowed) AND s.network <> ALL (allowed)
-	), noted AS (
+	FOR client, sender, recipient, first_seen, last_seen, passed_at, clock IN
 		INSERT INTO policyd.greylist AS g (client, sender, recipient,
 		    first_seen, last_seen, passed_at, attempts)
 		SELECT s.client, s.sender, s.recipient,
@@ -170,7 +163,8 @@ BEGIN
 			THEN before.passed_at
 		    WHEN before.first_seen <= early_since THEN t END,
 		    s.count
-		FROM seen AS s
+		FROM unnest(clients, networks, senders, recipients, counts)
+		    AS s (client, network, sender, recipient, count)
 		LEFT JOIN LATERAL (
 			SELECT b.* FROM policyd.greylist AS b
 			WHERE s.network <> s.client AND b.client = s.network
@@ -180,6 +174,8 @@ BEGIN
 			    good_since)
 			LIMIT 1
 		) AS before ON true
+		WHERE allowed IS NULL
+		OR s.client <> ALL (allowed) AND s.network <> ALL (allowed)
 		ORDER BY s.client, s.sender, s.recipient
 		ON CONFLICT (client, sender, recipient) DO UPDATE SET
 		    first_seen = CASE
@@ -202,22 +198,25 @@ BEGIN
 			WHEN g.passed_at IS NULL
 			THEN g.attempts + excluded.attempts
 			ELSE g.attempts END
-		RETURNING g.client, g.sender, g.recipient, g.first_seen,
-		    g.passed_at
-	), proven AS (
+		RETURNING g.client, g.sender, g.recipient,
+		    date_part('epoch', g.first_seen), date_part('epoch', t),
+		    date_part('epoch', g.passed_at), date_part('epoch', t)
+	LOOP
+		RETURN NEXT;
+		IF passed_at = clock THEN
+			proven := proven || client;
+		END IF;
+	END LOOP;
+	IF proven IS NOT NULL THEN
 		INSERT INTO policyd.client AS c (client, passes, last_seen)
-		SELECT n.client, count(*), t FROM noted AS n
-		WHERE n.passed_at = t
-		GROUP BY n.client ORDER BY n.client
+		SELECT p.client, count(*), t FROM unnest(proven) AS p (client)
+		GROUP BY p.client ORDER BY p.client
 		ON CONFLICT (client) DO UPDATE SET
-		    passes = c.passes + excluded.passes, last_seen = t
+		    passes = c.passes + excluded.passes, last_seen = t;
 		-- Every daemon asks about it anew.
-		RETURNING pg_notify('policyd', 'client:' || c.client)
-	)
-	SELECT n.client, n.sender, n.recipient,
-	    date_part('epoch', n.first_seen), clock,
-	    date_part('epoch', n.passed_at), clock
-	FROM noted AS n;
+		PERFORM pg_notify('policyd', 'client:' || p.client)
+		FROM unnest(proven) AS p (client);
+	END IF;
 END
 $$;
 COMMENT ON FUNCTION policyd.greylist_see IS

@@ -80,6 +80,18 @@ finish(struct db_call *c, enum db_outcome outcome, PGresult *res)
 		PQclear(res);
 }
 
+/*
+ * A server that cannot write has become, or always was, a standby: of several
+ * hosts, another one may be the primary now.
+ */
+static bool
+is_standby(const PGresult *res)
+{
+	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+
+	return sqlstate != NULL && strcmp(sqlstate, "25006") == 0;
+}
+
 static void
 on_result(void *arg, enum db_outcome outcome, PGresult *res)
 {
@@ -87,8 +99,12 @@ on_result(void *arg, enum db_outcome outcome, PGresult *res)
 	struct db_call *c = s->call;
 
 	s->call = NULL;
-	if (outcome == DB_LOST || outcome == DB_TIMEOUT)
+	if (outcome == DB_LOST || outcome == DB_TIMEOUT) {
 		s->ready = false;
+	} else if (outcome == DB_REFUSED && is_standby(res)) {
+		s->ready = false;
+		db_session_drop(s->session, "the server cannot write");
+	}
 	finish(c, outcome, res);
 	pump(s->pool);
 }
