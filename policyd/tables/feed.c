@@ -1,5 +1,6 @@
 #include "tables/feed.h"
 
+#include "base/aside.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/number.h"
@@ -17,13 +18,8 @@
 
 #include <errno.h>
 #include <ev.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 enum {
 	KEYS_MAX = 10000, /* changed keys of a source; more: read it whole */
@@ -41,8 +37,6 @@ static const double READ_TIMEOUT_S = 60;
 static const double PING_S = 10;
 /* No start waits longer than this where there is a copy to serve from. */
 static const double START_MAX_S = 15;
-/* A copy is written after changes, but not for more than 2 % of the time. */
-static const double COPY_LEAST_S = 1, COPY_SHARE = 50, COPY_RETRY_S = 30;
 
 /* What is to be read of one source: all of it, or some keys. */
 struct want {
@@ -105,11 +99,7 @@ struct feed {
 	ev_timer refresh;
 	ev_timer ping;
 	ev_timer start;
-	ev_timer copy;
-	ev_child copying;
-	double copy_started;
-	double copy_s; /* how long the last one took */
-	bool dirty;    /* the copy on disk lacks something */
+	struct aside *copy; /* writes it */
 	uint64_t origin; /* what the tables were read with */
 	struct log_limit down_limit;
 	struct log_limit schema_limit;
@@ -173,26 +163,10 @@ is_wanted(const struct want *w)
 
 /* ---- the copy on disk ---- */
 
-static void
-copy_after(struct feed *f, double after_s)
-{
-	f->dirty = true;
-	if (ev_is_active(&f->copy) || ev_is_active(&f->copying))
-		return;
-	ev_timer_set(&f->copy, after_s > COPY_LEAST_S ? after_s : COPY_LEAST_S,
-	    0);
-	ev_timer_start(f->loop, &f->copy);
-}
-
-static void
-copy_soon(struct feed *f)
-{
-	copy_after(f, f->copy_s * COPY_SHARE);
-}
-
 static int
-save(const struct feed *f)
+write_copy(void *arg)
 {
+	const struct feed *f = arg;
 	char *path = copy_path(f->config->policyd.state_dir);
 	int rc = copy_save(f->tables, path, f->origin);
 	int error = errno;
@@ -202,64 +176,17 @@ save(const struct feed *f)
 	return rc;
 }
 
-/* The disk may be full, or not ours: tell, and try again. */
+/* The disk may be full, or not ours. */
 static void
-copy_failed(struct feed *f, int error)
+copy_failed(void *arg, int error)
 {
+	const struct feed *f = arg;
 	struct log_entry e;
 
 	log_begin(&e, LOG_ERR, "the copy of the tables cannot be written");
 	log_str(&e, "state_dir", str_of(f->config->policyd.state_dir));
 	log_str(&e, "error", str_of(strerror(error)));
 	log_end(&e);
-	copy_after(f, COPY_RETRY_S);
-}
-
-/*
- * A child has a still picture of all memory, and may wait for the disk.  It
- * touches nothing of the loop, and lets go of every socket at once, so that a
- * new daemon can have them should this one die meanwhile.
- */
-static void
-on_copy(struct ev_loop *loop, ev_timer *w, int events)
-{
-	struct feed *f = w->data;
-	pid_t parent = getpid(), pid = fork();
-
-	(void)events;
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(EINTR); /* it died before that was set */
-		close_range(3, ~0U, 0);
-		/* Nobody waits for it: whoever answers mail comes first. */
-		setpriority(PRIO_PROCESS, 0, 19);
-		_exit(save(f) == 0 ? 0 : errno & 0xff);
-	}
-	if (pid == -1) {
-		copy_failed(f, errno);
-		return;
-	}
-	f->dirty = false;
-	f->copy_started = monotonic_s();
-	ev_child_set(&f->copying, pid, 0);
-	ev_child_start(loop, &f->copying);
-}
-
-static void
-on_copied(struct ev_loop *loop, ev_child *w, int events)
-{
-	struct feed *f = w->data;
-	bool good = WIFEXITED(w->rstatus) && WEXITSTATUS(w->rstatus) == 0;
-
-	(void)events;
-	ev_child_stop(loop, w);
-	f->copy_s = monotonic_s() - f->copy_started;
-	if (!good)
-		copy_failed(f,
-		    WIFEXITED(w->rstatus) ? WEXITSTATUS(w->rstatus) : EINTR);
-	else if (f->dirty)
-		copy_soon(f);
 }
 
 static void
@@ -528,7 +455,7 @@ finish_round(struct feed *f)
 		f->origin = source_origin(f->config);
 	}
 	job_clear(f);
-	copy_soon(f);
+	aside_soon(f->copy);
 	if (!whole && tables_wasteful(f->tables))
 		want_all(f);
 	settle(f);
@@ -880,10 +807,9 @@ feed_new(struct ev_loop *loop, const struct config *config,
 	ev_timer_init(&f->refresh, on_refresh, 0, 0);
 	ev_timer_init(&f->ping, on_ping, PING_S, PING_S);
 	ev_timer_init(&f->start, on_start_deadline, START_MAX_S, 0);
-	ev_timer_init(&f->copy, on_copy, 0, 0);
-	ev_child_init(&f->copying, on_copied, 0, 0);
-	f->refresh.data = f->ping.data = f->start.data = f->copy.data =
-	    f->copying.data = f;
+	f->copy = aside_new(loop,
+	    &(struct aside_job){write_copy, copy_failed, f});
+	f->refresh.data = f->ping.data = f->start.data = f;
 	start_refresh(f);
 	ev_timer_start(loop, &f->start);
 	connect_db(f);
@@ -893,25 +819,16 @@ feed_new(struct ev_loop *loop, const struct config *config,
 void
 feed_free(struct feed *f)
 {
-	int status;
-
 	if (f == NULL)
 		return;
 	db_session_free(f->db);
 	job_clear(f);
 	for (int s = 0; s < SOURCES; s++)
 		want_clear(&f->wanted[s]);
-	if (ev_is_active(&f->copying) &&
-	    (waitpid(f->copying.pid, &status, 0) == -1 ||
-		!WIFEXITED(status) || WEXITSTATUS(status) != 0))
-		f->dirty = true;
-	if (f->dirty && save(f) == -1)
-		copy_failed(f, errno);
+	aside_end(f->copy);
 	ev_timer_stop(f->loop, &f->refresh);
 	ev_timer_stop(f->loop, &f->ping);
 	ev_timer_stop(f->loop, &f->start);
-	ev_timer_stop(f->loop, &f->copy);
-	ev_child_stop(f->loop, &f->copying);
 	free(f);
 }
 
@@ -928,7 +845,7 @@ feed_reconfigure(struct feed *f, const struct config *config)
 	f->config = config;
 	if (strcmp(old_dir, config->policyd.state_dir) != 0 &&
 	    directory_ready(f->tables->directory))
-		copy_soon(f);
+		aside_soon(f->copy);
 	directory_set_fold(f->tables->directory, config->rcpt.fold_local_part);
 	start_refresh(f);
 	if (same)

@@ -1,0 +1,40 @@
+#ifndef POLICYD_ASIDE_H
+#define POLICYD_ASIDE_H
+
+/*
+ * aside - what is in memory is written to disk by a child process.
+ *
+ * Floor 1.  A child has a still picture of all memory, for the price of one
+ * fork, and may wait for the disk.  Changes are gathered for a second, and for
+ * 50 times as long as the last child took: it runs 2 % of the time, and at the
+ * lowest priority.  What fails is tried again after 30 s.
+ */
+
+#include <stdbool.h>
+
+struct aside;
+struct ev_loop;
+
+struct aside_job {
+	/* Write it.  Called in the child, or by aside_end().  0, or -1, errno. */
+	int (*write)(void *arg);
+	/* It failed; called from the loop or aside_end(). */
+	void (*failed)(void *arg, int error);
+	void *arg;
+};
+
+struct aside *aside_new(struct ev_loop *loop, const struct aside_job *job);
+
+/* Something has changed. */
+void aside_soon(struct aside *a);
+
+/* What has changed need not be written any more, but for what a child does. */
+void aside_forget(struct aside *a);
+
+/* Is a child at it? */
+bool aside_is_busy(const struct aside *a);
+
+/* Write what is not on disk yet, and free it.  Blocks.  NULL is allowed. */
+void aside_end(struct aside *a);
+
+#endif
