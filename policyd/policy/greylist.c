@@ -112,12 +112,6 @@ limits(const struct greylist *g)
 	};
 }
 
-static uint64_t
-key_of(uint64_t client, uint64_t pair)
-{
-	return hash_mix(client, pair);
-}
-
 /* ---- what is to be written ---- */
 
 /* Is it time to write the last use of something once more? */
@@ -156,7 +150,7 @@ note_client(struct greylist *g, struct sighting *s, uint64_t client,
 static struct journal_entry *
 note_key(struct greylist *g, struct sighting *s, enum journal_kind kind)
 {
-	uint64_t key = key_of(s->client, s->pair);
+	uint64_t key = journal_key(s->client, s->pair);
 	struct str texts[3];
 	struct journal_entry *e;
 
@@ -247,14 +241,14 @@ judge_in_memory(struct greylist *g, struct sighting *s)
 	int64_t now = now_ms();
 	struct journal_entry *e;
 	struct attempt_row row =
-	    find_row(g, key_of(s->client, s->pair), &e);
+	    find_row(g, journal_key(s->client, s->pair), &e);
 	bool had = row.attempts > 0;
 	enum attempt_verdict verdict;
 	enum journal_kind kind;
 
 	/* Its name could not be verified the first time? */
 	if (attempt_is_old(&l, &row, now) && s->network != s->client)
-		row = find_row(g, key_of(s->network, s->pair), NULL);
+		row = find_row(g, journal_key(s->network, s->pair), NULL);
 	verdict = attempt_judge(&l, now, s->counted, &row);
 	if (verdict == ATTEMPT_NEW || !had)
 		kind = JOURNAL_NEW_KEY;
@@ -323,7 +317,7 @@ note_early(struct greylist *g, struct sighting *s, struct attempt_row row,
     int64_t now)
 {
 	struct journal_entry *e =
-	    journal_find(g->journal, key_of(s->client, s->pair));
+	    journal_find(g->journal, journal_key(s->client, s->pair));
 
 	if (!s->counted)
 		return;
@@ -343,7 +337,7 @@ static void
 note_use(struct greylist *g, struct sighting *s, struct known_entry k,
     int64_t now)
 {
-	uint64_t key = key_of(s->client, s->pair);
+	uint64_t key = journal_key(s->client, s->pair);
 	struct journal_entry *e;
 
 	if (!is_stale(g, k.time, now))
@@ -366,7 +360,7 @@ key_is_known(struct greylist *g, struct sighting *s, bool away, bool changed,
 {
 	struct attempt_limits l = limits(g);
 	struct known_entry k =
-	    known_find(g->known, key_of(s->client, s->pair));
+	    known_find(g->known, journal_key(s->client, s->pair));
 	struct attempt_row row = row_of(k);
 	struct attempt_row after = row;
 	enum attempt_verdict verdict;
@@ -595,7 +589,7 @@ greylist_ask(struct greylist *g, struct sighting *s,
     greylist_done_fn *done, void *arg)
 {
 	bool away = !batch_ready(g->batch), changed = false;
-	uint64_t key = key_of(s->client, s->pair);
+	uint64_t key = journal_key(s->client, s->pair);
 	const struct journal_entry *e;
 	struct str columns[COLUMNS];
 	int64_t now = now_ms();
@@ -651,7 +645,7 @@ forget_key(struct greylist *g, struct str key)
 	if (blank == NULL)
 		return;
 	pair = str_from(key, (size_t)(blank - key.p) + 1);
-	h = key_of(hash(key.p, (size_t)(blank - key.p)),
+	h = journal_key(hash(key.p, (size_t)(blank - key.p)),
 	    hash(pair.p, pair.n));
 	known_drop(g->known, h);
 	set_add(&g->announced, h);
@@ -767,7 +761,7 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 	connect_ear(g);
 	g->batch = batch_new(loop, &options);
 	batch_use(g->batch, g->pool, config->database.query_timeout_s);
-	g->writer = writer_new(loop, config, g->pool);
+	g->writer = writer_new(loop, config, g->pool, g->ahead);
 	g->journal = writer_journal(g->writer);
 	g->purge = purge_new(loop, config, g->pool);
 	return g;

@@ -1,6 +1,7 @@
 #include "policy/journal.h"
 
 #include "base/mem.h"
+#include "base/sealed.h"
 
 #include <stdlib.h>
 
@@ -15,6 +16,7 @@ struct journal {
 	struct journal_entry *bucket[BUCKETS];
 	struct list list[JOURNAL_KINDS];
 	size_t count;
+	uint64_t version;
 	struct journal_entry **taken;
 	size_t taken_count;
 };
@@ -23,6 +25,21 @@ static struct journal_entry **
 bucket_of(struct journal *j, uint64_t key)
 {
 	return &j->bucket[key % BUCKETS];
+}
+
+uint64_t
+journal_pair(struct str sender, struct str recipient)
+{
+	size_t n = sender.n + 1 + recipient.n;
+	char *both = mem_alloc(n);
+	uint64_t h;
+
+	memcpy(both, sender.p, sender.n);
+	both[sender.n] = ' ';
+	memcpy(both + sender.n + 1, recipient.p, recipient.n);
+	h = hash(both, n);
+	free(both);
+	return h;
 }
 
 /* ---- the list of a kind ---- */
@@ -87,6 +104,7 @@ journal_add(struct journal *j, enum journal_kind kind, uint64_t key,
 	*bucket_of(j, key) = e;
 	list_add(j, e);
 	j->count++;
+	j->version++;
 	return e;
 }
 
@@ -95,6 +113,7 @@ journal_touch(struct journal *j, struct journal_entry *e,
     enum journal_kind kind)
 {
 	e->changed = true;
+	j->version++;
 	if (e->kind == kind)
 		return;
 	list_remove(j, e);
@@ -112,6 +131,7 @@ forget(struct journal *j, struct journal_entry *e)
 	*at = e->chain;
 	list_remove(j, e);
 	j->count--;
+	j->version++;
 	free(e);
 }
 
@@ -194,12 +214,144 @@ journal_unsent(struct journal *j)
 	end(j, false);
 }
 
+/* ---- on disk ---- */
+
+static const struct seal seal = {"greyjrn", 1, 0, "it is no journal"};
+
+/* An entry; its texts follow. */
+struct record {
+	int64_t first_seen, last_seen, passed_at;
+	int32_t kind, add;
+	uint32_t text[3];
+	uint32_t nothing; /* no byte is left to chance */
+};
+
+struct saving {
+	const struct journal *journal;
+	int64_t ahead;
+};
+
+struct loading {
+	struct journal *journal;
+	int64_t ahead;
+};
+
+static void
+put_entry(struct sealed *s, const struct journal_entry *e, int64_t ahead)
+{
+	struct record r = {e->row.first_seen + ahead, e->row.last_seen + ahead,
+	    e->row.passed_at == ATTEMPT_WAITS ? ATTEMPT_WAITS :
+						e->row.passed_at + ahead,
+	    (int32_t)e->kind, e->add, {0}, 0};
+
+	for (int i = 0; i < 3; i++)
+		r.text[i] = e->text[i] != NULL ? (uint32_t)strlen(e->text[i]) :
+						 0;
+	sealed_put(s, &r, sizeof(r));
+	for (int i = 0; i < 3; i++)
+		if (e->text[i] != NULL)
+			sealed_put(s, e->text[i], r.text[i]);
+}
+
+static void
+put_all(struct sealed *s, const void *arg)
+{
+	const struct saving *saving = arg;
+
+	for (int k = 0; k < JOURNAL_KINDS; k++)
+		for (const struct journal_entry *e =
+			 saving->journal->list[k].oldest;
+		     e != NULL; e = e->newer)
+			put_entry(s, e, saving->ahead);
+}
+
+int
+journal_save(const struct journal *j, const char *path, int64_t ahead)
+{
+	const struct saving saving = {j, ahead};
+
+	return sealed_save(path, &seal, put_all, &saving);
+}
+
+/* The same hashes as greylisting makes of them. */
+static uint64_t
+key_of(enum journal_kind kind, const struct str *texts)
+{
+	uint64_t client = hash(texts[0].p, texts[0].n);
+
+	if (kind == JOURNAL_CLIENT)
+		return client;
+	return journal_key(client, journal_pair(texts[1], texts[2]));
+}
+
+static bool
+take_entry(struct str *rest, struct record *r, struct str *texts)
+{
+	if (!sealed_take(rest, r, sizeof(*r)) || r->kind < 0 ||
+	    r->kind >= JOURNAL_KINDS)
+		return false;
+	for (int i = 0; i < 3; i++) {
+		if (rest->n < r->text[i] ||
+		    memchr(rest->p, '\0', r->text[i]) != NULL)
+			return false;
+		texts[i] = (struct str){rest->p, r->text[i]};
+		*rest = str_from(*rest, r->text[i]);
+	}
+	return texts[0].n > 0;
+}
+
+static const char *
+take_all(void *arg, struct str body)
+{
+	const struct loading *to = arg;
+	struct str rest = body, texts[3];
+	struct record r;
+
+	/* All of it is looked at before any of it is used. */
+	while (rest.n > 0)
+		if (!take_entry(&rest, &r, texts))
+			return "a record in it is none";
+	for (rest = body; rest.n > 0;) {
+		struct journal_entry *e;
+		enum journal_kind kind;
+
+		take_entry(&rest, &r, texts);
+		kind = (enum journal_kind)r.kind;
+		e = journal_add(to->journal, kind, key_of(kind, texts),
+		    texts);
+		if (e == NULL)
+			break;
+		e->row = (struct attempt_row){r.first_seen - to->ahead,
+		    r.last_seen - to->ahead,
+		    r.passed_at == ATTEMPT_WAITS ? ATTEMPT_WAITS :
+						   r.passed_at - to->ahead,
+		    1};
+		e->add = r.add;
+	}
+	return NULL;
+}
+
+int
+journal_load(struct journal *j, const char *path, int64_t ahead,
+    const char **why)
+{
+	struct loading to = {j, ahead};
+
+	return sealed_load(path, &seal, take_all, &to, why);
+}
+
 /* ---- life ---- */
 
 size_t
 journal_count(const struct journal *j)
 {
 	return j->count;
+}
+
+uint64_t
+journal_version(const struct journal *j)
+{
+	return j->version;
 }
 
 size_t

@@ -14,6 +14,7 @@
  * journal_unsent() ends that.  What changes meanwhile goes again.
  */
 
+#include "base/hash.h"
 #include "base/str.h"
 #include "policy/attempt.h"
 
@@ -47,12 +48,25 @@ struct journal_entry {
 	char *text[3]; /* client, sender, recipient; the last two of a key only */
 };
 
+/* The key of an entry that is one, by the hashes of its two halves. */
+static inline uint64_t
+journal_key(uint64_t client, uint64_t pair)
+{
+	return hash_mix(client, pair);
+}
+
+/* The hash of a sender and a recipient: of both, with a blank between. */
+uint64_t journal_pair(struct str sender, struct str recipient);
+
 struct journal *journal_new(void);
 
 /* NULL is allowed. */
 void journal_free(struct journal *j);
 
 size_t journal_count(const struct journal *j);
+
+/* Changes whenever anything in it does. */
+uint64_t journal_version(const struct journal *j);
 size_t journal_count_of(const struct journal *j, enum journal_kind kind);
 
 struct journal_entry *journal_find(const struct journal *j, uint64_t key);
@@ -83,5 +97,14 @@ void journal_sent(struct journal *j);
 
 /* It has not; it will go again. */
 void journal_unsent(struct journal *j);
+
+/*
+ * All of it to a file, and back; ahead is what its times lack to those since
+ * 1970.  0, or -1 with errno, or with what is wrong in *why; errno is ENOENT
+ * where there is no file.
+ */
+int journal_save(const struct journal *j, const char *path, int64_t ahead);
+int journal_load(struct journal *j, const char *path, int64_t ahead,
+    const char **why);
 
 #endif

@@ -1,15 +1,18 @@
 #include "policy/writer.h"
 
+#include "base/aside.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "config/config.h"
 #include "db/array.h"
 #include "db/pool.h"
 
+#include <errno.h>
 #include <ev.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const double WRITE_S = 1;
 enum { ROWS_MAX = 1000 }; /* of a statement */
@@ -24,9 +27,100 @@ struct writer {
 	ev_timer timer;
 	struct db_call *call;
 	size_t piece; /* rows at most; less after one that was refused */
+	struct aside *aside;
+	uint64_t kept; /* the version that is, or will be, on disk */
+	bool on_disk;  /* there may be a file */
 	struct log_limit limit;
 };
 
+
+/* ---- on disk ---- */
+
+static char *
+path_of(const struct writer *w)
+{
+	char *path = NULL;
+
+	if (asprintf(&path, "%s/greylist.journal",
+		w->config->policyd.state_dir) == -1)
+		abort();
+	return path;
+}
+
+static int
+save(void *arg)
+{
+	const struct writer *w = arg;
+	char *path = path_of(w);
+	int rc = journal_save(w->journal, path, w->ahead), error = errno;
+
+	free(path);
+	errno = error;
+	return rc;
+}
+
+static void
+on_save_failed(void *arg, int error)
+{
+	const struct writer *w = arg;
+
+	log_line(LOG_ERR, "state_dir %s: the journal of greylisting: %s",
+	    w->config->policyd.state_dir, strerror(error));
+}
+
+/* PostgreSQL is away: what is in the journal should survive us. */
+static void
+keep(struct writer *w)
+{
+	if (journal_version(w->journal) == w->kept)
+		return;
+	w->kept = journal_version(w->journal);
+	w->on_disk = true;
+	aside_soon(w->aside);
+}
+
+static void
+remove_file(struct writer *w)
+{
+	char *path = path_of(w);
+
+	unlink(path);
+	free(path);
+	w->on_disk = false;
+}
+
+/* All is in PostgreSQL: what is on disk is of no use. */
+static void
+forget(struct writer *w)
+{
+	aside_forget(w->aside);
+	if (!w->on_disk)
+		return;
+	if (aside_is_busy(w->aside))
+		writer_soon(w);
+	else
+		remove_file(w);
+}
+
+static void
+load(struct writer *w)
+{
+	char *path = path_of(w);
+	const char *why;
+
+	if (journal_load(w->journal, path, w->ahead, &why) == 0) {
+		log_line(LOG_NOTICE, "%s: %zu attempts are to be written", path,
+		    journal_count(w->journal));
+		w->on_disk = true;
+		writer_soon(w);
+	} else if (errno != ENOENT) {
+		log_line(LOG_ERR, "%s is left out: %s", path, why);
+	}
+	w->kept = journal_version(w->journal);
+	free(path);
+}
+
+/* ---- to PostgreSQL ---- */
 
 /* What is sent of each entry: a column of the statement, as an array. */
 enum column {
@@ -180,6 +274,7 @@ on_written(void *arg, enum db_outcome outcome, PGresult *res)
 			refused(w);
 		else
 			journal_unsent(w->journal);
+		keep(w);
 		writer_soon(w);
 	}
 	PQclear(res);
@@ -224,9 +319,14 @@ write_next(struct writer *w)
 	static const enum journal_kind order[] = {JOURNAL_NEW_KEY,
 	    JOURNAL_KNOWN_KEY, JOURNAL_CLIENT};
 
-	if (w->call != NULL || journal_count(w->journal) == 0)
+	if (w->call != NULL)
 		return;
+	if (journal_count(w->journal) == 0) {
+		forget(w);
+		return;
+	}
 	if (!w->clock_known || !db_pool_hopeful(w->pool)) {
+		keep(w);
 		writer_soon(w);
 		return;
 	}
@@ -258,7 +358,7 @@ writer_soon(struct writer *w)
 
 struct writer *
 writer_new(struct ev_loop *loop, const struct config *config,
-    struct db_pool *pool)
+    struct db_pool *pool, int64_t ahead)
 {
 	struct writer *w = mem_zalloc(sizeof(*w));
 
@@ -269,6 +369,10 @@ writer_new(struct ev_loop *loop, const struct config *config,
 	w->piece = ROWS_MAX;
 	ev_timer_init(&w->timer, on_timer, 0, 0);
 	w->timer.data = w;
+	w->aside = aside_new(loop,
+	    &(struct aside_job){save, on_save_failed, w});
+	w->ahead = ahead;
+	load(w);
 	return w;
 }
 
@@ -280,6 +384,13 @@ writer_free(struct writer *w)
 	if (w->call != NULL)
 		db_call_cancel(w->call);
 	ev_timer_stop(w->loop, &w->timer);
+	if (journal_count(w->journal) > 0)
+		keep(w);
+	else
+		aside_forget(w->aside);
+	aside_end(w->aside);
+	if (journal_count(w->journal) == 0 && w->on_disk)
+		remove_file(w);
 	journal_free(w->journal);
 	free(w);
 }
@@ -324,6 +435,6 @@ writer_drain(struct writer *w, double max_s)
 		ev_run(w->loop, EVRUN_ONCE);
 	}
 	if (journal_count(w->journal) > 0)
-		log_line(LOG_WARNING, "greylisting: %zu attempts are not "
-				      "written", journal_count(w->journal));
+		log_line(LOG_NOTICE, "greylisting: %zu attempts stay on disk",
+		    journal_count(w->journal));
 }

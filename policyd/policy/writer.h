@@ -7,7 +7,8 @@
  * Floor 6; uses base, config, db.  Owns the journal.  What is in it is written
  * after a second, in pieces, by statements that may come twice without harm
  * but for the number of attempts; as long as PostgreSQL is away, it is tried
- * every second.
+ * every second, and the journal is kept on disk (base/aside.h), which is where
+ * a new process goes on.
  */
 
 #include "policy/journal.h"
@@ -17,11 +18,17 @@ struct db_pool;
 struct ev_loop;
 struct writer;
 
-/* Borrows the pool. */
+/*
+ * Borrows the pool.  ahead: a guess at what writer_set_ahead() will say.  What
+ * an earlier process left on disk is in the journal at once.
+ */
 struct writer *writer_new(struct ev_loop *loop, const struct config *config,
-    struct db_pool *pool);
+    struct db_pool *pool, int64_t ahead);
 
-/* NULL is allowed.  What is not written is lost; see writer_drain(). */
+/*
+ * NULL is allowed.  What is not written to PostgreSQL (see writer_drain()) is
+ * written to disk.  Blocks for as long as that takes.
+ */
 void writer_free(struct writer *w);
 
 void writer_reconfigure(struct writer *w, const struct config *config,

@@ -1,0 +1,101 @@
+#!/usr/bin/perl
+
+# SPDX-License-Identifier: MIT
+#
+# What greylisting saw while PostgreSQL was away survives the daemon: stopped,
+# or killed.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use PolicydTest qw(session site slurp soon spew wait_for);
+use Test::More;
+
+my $pg = site(q{INSERT INTO policyd.domain (name, recipients)
+	VALUES ('example.com', 'any')});
+my $d = PolicydTest->new(
+	conninfo => $pg->conninfo,
+	ini      => {
+		greylist => { enabled        => 'yes', delay => '1s' },
+		database => { reconnect_max => '500ms' }
+	}
+);
+my $file  = "$d->{statedir}/greylist.journal";
+my $GREY  = qr/^DEFER_IF_PERMIT 4\.2\.0 /;
+my $count = 20;
+
+# A new message from a client that has no name.
+sub try {
+	my ($net, $to) = @_;
+	return $d->ask(
+		session(), client_name => 'unknown',
+		client_address => "198.51.$net.7",
+		recipient      => "$to\@example.com"
+	);
+}
+
+sub rows {
+	return $pg->dbh->selectrow_array('SELECT count(*) FROM policyd.greylist');
+}
+
+$d->start;
+soon { -e "$d->{statedir}/tables.copy" } 'there is a copy to start from';
+
+for my $how (qw(TERM KILL)) {
+	my $net = $how eq 'TERM' ? 1 : 2;
+
+	$pg->stop;
+	my $grey = grep { (try($net, "u$_") // '') =~ $GREY } 1 .. $count;
+	is($grey, $count, "$how: PostgreSQL is away, keys are judged in memory");
+	if ($how eq 'KILL') {
+		# Once more after the last of them is on disk.
+		soon { -e $file } 'the journal is on disk';
+		my $before = (stat $file)[9] . ' ' . (stat _)[1];
+		try($net, 'u1');
+		soon { -e $file && (stat $file)[9] . ' ' . (stat _)[1] ne $before }
+			'and again after a change';
+		$d->signal('KILL')->wait_end;
+	} else {
+		is($d->stop, 0, 'stopped');
+		ok(-e $file, 'the journal is on disk');
+	}
+	ok(rename("$file", "$file.kept"), 'the file')
+		&& rename("$file.kept", $file);
+	$d->start(until => 'reply');
+	like($d->log, qr/\Q$file\E: $count attempts are to be written/,
+		'the next process has it');
+	like(try($net, 'new'), $GREY, 'it goes on');
+	soon { try($net, 'u2') !~ $GREY }
+		'a key that waited passes, PostgreSQL or not';
+	$pg->start;
+	soon { rows() >= $net * ($count + 1) } 'all of it is in PostgreSQL', 20;
+	is(rows(), $net * ($count + 1), 'and no more');
+	soon { !-e $file } 'the file is gone';
+}
+
+# A file that is not whole is left out, with a message.
+$pg->stop;
+try(3, 'x');
+$d->stop;
+my $text = slurp($file);
+for ([ 'truncated', substr($text, 0, -1) ],
+	[ 'corrupted', $text =~ s/example/exAmple/r ],
+	[ 'no journal', 'x' x 100 ])
+{
+	my ($what, $bytes) = @$_;
+	my $mark = $d->log_mark;
+	spew($file, $bytes);
+	$d->start(until => 'reply');
+	like($d->log_since($mark), qr/\Q$file\E is left out: it is $what/, $what);
+	$d->stop;
+}
+spew($file, $text);
+$d->start(until => 'reply');
+$pg->start;
+soon { rows() == 2 * $count + 3 } 'the whole one is taken', 20;
+unlike($d->log, qr/level=(?:crit|alert)/, 'nothing bad in the log');
+
+done_testing;
