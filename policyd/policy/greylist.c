@@ -11,6 +11,7 @@
 #include "policy/journal.h"
 #include "policy/known.h"
 #include "policy/purge.h"
+#include "policy/tally.h"
 #include "policy/writer.h"
 
 #include <ev.h>
@@ -32,6 +33,13 @@ static const double CONNECT_TIMEOUT_S = 5;
  */
 enum { TOUCH_MS = 1000, TOUCH_MAX_MS = 3600 * 1000, TOUCHES = 10000 };
 
+/*
+ * Keys that a client may begin within an hour, 150 MB of rows: nobody has so
+ * much honest mail before the first of it passes, and all of it with that.
+ * Without auto_allow_after there is no such end, and no bound.
+ */
+enum { BEGUN_MAX = 1000000 };
+
 struct greylist {
 	struct ev_loop *loop;
 	const struct config *config;
@@ -41,6 +49,7 @@ struct greylist {
 	struct writer *writer;
 	struct journal *journal; /* the writer's */
 	struct purge *purge;
+	struct tally *begun; /* by client */
 
 	/* What is announced, and whether all of it is heard. */
 	struct ear *ear;
@@ -57,7 +66,7 @@ struct greylist {
 	struct set announced;
 	char parameter[4][32];
 
-	struct log_limit slow_limit, full_limit;
+	struct log_limit slow_limit, full_limit, begun_limit;
 };
 
 /* ---- time ---- */
@@ -273,6 +282,8 @@ judge_in_memory(struct greylist *g, struct sighting *s)
 	}
 	if (verdict == ATTEMPT_PASS)
 		client_passed(g, s, now);
+	else if (verdict == ATTEMPT_NEW)
+		tally_add(g->begun, s->client, now);
 	return answer_of(&l, verdict, &row, now);
 }
 
@@ -378,6 +389,41 @@ key_is_known(struct greylist *g, struct sighting *s, bool away, bool changed,
 	return true;
 }
 
+static void
+log_begun(struct greylist *g, struct sighting *s)
+{
+	struct log_entry e;
+	uint64_t suppressed;
+
+	if (!log_allowed(&g->begun_limit, ev_now(g->loop), &suppressed))
+		return;
+	s->spell(s);
+	log_begin(&e, LOG_WARNING, "a client tries too many senders and "
+				   "recipients: new ones are not remembered");
+	log_str(&e, "client", s->client_text);
+	if (suppressed > 0)
+		log_int(&e, "suppressed", (int64_t)suppressed);
+	log_end(&e);
+}
+
+/* Then a key that is not known waits, and nobody remembers it. */
+static bool
+has_begun_too_many(struct greylist *g, struct sighting *s, bool changed,
+    int64_t now, struct greylist_answer *out)
+{
+	struct attempt_limits l = limits(g);
+	uint64_t key = journal_key(s->client, s->pair);
+
+	if (changed || g->config->greylist.auto_allow_after == 0 ||
+	    tally_of(g->begun, s->client, now) < BEGUN_MAX ||
+	    known_find(g->known, key).kind != KNOWN_NOTHING)
+		return false;
+	log_begun(g, s);
+	*out = (struct greylist_answer){GREYLIST_WAIT,
+	    attempt_seconds_left(&l, now, now)};
+	return true;
+}
+
 /* ---- one statement for all that wait ---- */
 
 enum column { CLIENT, SENDER, RECIPIENT, NETWORK, COLUMNS };
@@ -441,12 +487,17 @@ static void
 learn_row(struct greylist *g, const struct batch_item *item,
     const PGresult *res)
 {
-	if (PQgetisnull(res, item->row, FIELD_PASSED_AT))
-		learn(g, item->key, KNOWN_WAITING,
-		    ours(g, field(res, item->row, FIELD_FIRST_SEEN)));
-	else
+	const char *client = item->column[CLIENT];
+	const char *first_seen = field(res, item->row, FIELD_FIRST_SEEN);
+
+	if (!PQgetisnull(res, item->row, FIELD_PASSED_AT)) {
 		learn(g, item->key, KNOWN_PASSED,
 		    ours(g, field(res, item->row, FIELD_LAST_SEEN)));
+		return;
+	}
+	learn(g, item->key, KNOWN_WAITING, ours(g, first_seen));
+	if (strcmp(first_seen, field(res, item->row, FIELD_CLOCK)) == 0)
+		tally_add(g->begun, hash(client, strlen(client)), now_ms());
 }
 
 /* A client that is not greylisted, by its hash. */
@@ -605,7 +656,8 @@ greylist_ask(struct greylist *g, struct sighting *s,
 		*out = judge_in_memory(g, s);
 		return true;
 	}
-	if (key_is_known(g, s, away, changed, now, out))
+	if (key_is_known(g, s, away, changed, now, out) ||
+	    has_begun_too_many(g, s, changed, now, out))
 		return true;
 	if (!away) {
 		s->spell(s);
@@ -661,6 +713,7 @@ forget_client(struct greylist *g, struct str client)
 
 	known_put(g->known, h, KNOWN_CHANGED, now_ms(), known_epoch(g->known));
 	set_add(&g->announced, h);
+	tally_forget(g->begun, h);
 }
 
 static bool
@@ -764,6 +817,7 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 	g->writer = writer_new(loop, config, g->pool, g->ahead);
 	g->journal = writer_journal(g->writer);
 	g->purge = purge_new(loop, config, g->pool);
+	g->begun = tally_new();
 	return g;
 }
 
@@ -772,6 +826,7 @@ greylist_free(struct greylist *g)
 {
 	if (g == NULL)
 		return;
+	tally_free(g->begun);
 	purge_free(g->purge);
 	writer_free(g->writer);
 	batch_free(g->batch);
