@@ -97,5 +97,18 @@ $d->start(until => 'reply');
 $pg->start;
 soon { rows() == 2 * $count + 3 } 'the whole one is taken', 20;
 unlike($d->log, qr/level=(?:crit|alert)/, 'nothing bad in the log');
+$d->stop;
+
+# policyd -t tells when the state cannot be written.
+is(($d->run('-t'))[0], 0, 'policyd -t: good');
+$pg->psql('REVOKE INSERT ON policyd.client FROM policyd');
+my $limited = PolicydTest->new(
+	conninfo => $pg->conninfo(user => 'policyd'),
+	ini      => { greylist => { enabled => 'yes' } }
+);
+my ($status, $said) = $limited->run('-t');
+is($status, 1, 'the role may not write');
+like($said, qr/\[greylist\] enabled: .*permission denied for table client/,
+	'and it says so');
 
 done_testing;

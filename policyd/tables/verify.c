@@ -82,6 +82,10 @@ verify_schema(struct verify *v)
 		    v->config->lookup.addresses[0] == '\0')
 			report(v, key, STR("the database has no schema policyd: "
 					   "run policyctl schema install"));
+		else if (v->config->greylist.enabled)
+			report(v, "[greylist] enabled",
+			    STR("the database has no schema policyd: run "
+				"policyctl schema install, or set it to no"));
 		return;
 	}
 	free(there);
@@ -121,6 +125,28 @@ verify_source(struct verify *v, enum source s)
 	PQclear(PQexec(v->conn, "ROLLBACK"));
 	free(sql);
 	free(query);
+}
+
+/* May the daemon write its state there?  Asked with nothing to write. */
+static void
+verify_greylist(struct verify *v)
+{
+	static const char *const statements[] = {
+	    "SELECT FROM policyd.greylist_see('{}', '{}', '{}', '{}', '{}', "
+	    "1, 1, 1, 1)",
+	    "SELECT policyd.client_merge('{}', '{}', '{}')",
+	};
+
+	if (!v->config->greylist.enabled)
+		return;
+	for (size_t i = 0; i < sizeof(statements) / sizeof(statements[0]);
+	     i++) {
+		PGresult *res = PQexec(v->conn, statements[i]);
+
+		if (PQresultStatus(res) != PGRES_TUPLES_OK)
+			report_failure(v, "[greylist] enabled");
+		PQclear(res);
+	}
 }
 
 /* What PostgreSQL took, but this program does not. */
@@ -197,8 +223,10 @@ tables_verify(const struct config *config, const char *file, FILE *to)
 		for (int s = 0, bad = v.bad; bad == 0 && s < SOURCES; s++)
 			if (v.ours || s <= SOURCE_ALIAS)
 				verify_source(&v, (enum source)s);
-		if (v.ours && v.bad == 0)
+		if (v.ours && v.bad == 0) {
 			verify_rules(&v);
+			verify_greylist(&v);
+		}
 		verify_script(&v);
 	}
 	PQfinish(v.conn);
