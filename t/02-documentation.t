@@ -222,6 +222,7 @@ subtest 'SQL of policyd.ini(5)' => sub {
 		my %to = (dbname => lc $name);
 		my ($views) = displays($name);
 		$pg->psql("CREATE DATABASE $to{dbname}");
+		$pg->load_into($to{dbname}, sort glob 'sql/[0-9]*.sql');
 		$pg->psql($_, %to) for $application{$name}, $views;
 		my $ask = sub { $pg->psql(@_, user => 'policyd', %to) };
 

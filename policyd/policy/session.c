@@ -5,7 +5,10 @@
 
 #include <stdlib.h>
 
-enum { BUCKETS = 2 * SESSIONS_MAX };
+enum {
+	BUCKETS = 2 * SESSIONS_MAX,
+	TRIED_MAX = 10000, /* far more than Postfix lets a message have */
+};
 
 /* To put it in front touches two others: not at every request. */
 static const double REORDER_S = 10;
@@ -197,7 +200,9 @@ bool
 session_try(struct session *s, uint64_t key)
 {
 	/* Without an instance nobody can say what is a repetition. */
-	return s->message == 0 || set_add(&s->tried, key);
+	if (s->message == 0 || s->tried.count >= TRIED_MAX)
+		return !set_has(&s->tried, key);
+	return set_add(&s->tried, key);
 }
 
 bool
