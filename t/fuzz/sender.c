@@ -6,7 +6,8 @@
 
 /*
  * A sender, a newline, a recipient: what is folded is short, clean, in lower
- * case, no longer than it was, and a fixed point.
+ * case, no longer than it was, and a fixed point, with its recipient and
+ * without one.
  */
 
 static void
@@ -49,6 +50,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	check((once.n == 0) == (sender.n == 0));
 	check_text(once);
 	check(str_eq(sender_fold(once, recipient, again), once));
+	check(str_eq(sender_fold(once, STR(""), again), once));
 	free(a);
 	free(b);
 	return 0;
