@@ -2,16 +2,7 @@
 
 #include "fuzz.h"
 
-#include <stdlib.h>
-
 /* What is taken can be written, and means the same when it is read again. */
-
-static void
-check(int good)
-{
-	if (!good)
-		abort();
-}
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
@@ -21,16 +12,16 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 
 	memcpy(text, data, n);
 	if (cidr_parse((struct str){text, n}, &c) == NULL) {
-		check(c.family == 4 || c.family == 6);
-		check(c.prefix <= (c.family == 4 ? 32 : 128));
-		check(cidr_parse(cidr_format(&c, buf), &again) == NULL);
-		check(memcmp(&c, &again, sizeof(c)) == 0);
-		check(cidr_contains(&c, &c));
+		CHECK(c.family == 4 || c.family == 6);
+		CHECK(c.prefix <= (c.family == 4 ? 32 : 128));
+		CHECK(cidr_parse(cidr_format(&c, buf), &again) == NULL);
+		CHECK(memcmp(&c, &again, sizeof(c)) == 0);
+		CHECK(cidr_contains(&c, &c));
 		for (unsigned prefix = 0; prefix <= 130; prefix++) {
 			cidr_mask(&c, (uint8_t)prefix, &net);
-			check(cidr_contains(&net, &c));
-			check(net.prefix <= c.prefix);
-			check(cidr_contains(&c, &net) ==
+			CHECK(cidr_contains(&net, &c));
+			CHECK(net.prefix <= c.prefix);
+			CHECK(cidr_contains(&c, &net) ==
 			    (net.prefix == c.prefix));
 		}
 	}

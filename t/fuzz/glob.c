@@ -2,19 +2,10 @@
 
 #include "fuzz.h"
 
-#include <stdlib.h>
-
 /*
  * A pattern, a newline, a text: against a matcher that is as simple as can be,
  * and goes back to every star.
  */
-
-static void
-check(int good)
-{
-	if (!good)
-		abort();
-}
 
 /* How many bytes of the pattern are one of its elements. */
 static size_t
@@ -75,7 +66,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		if (glob_error(pattern) == NULL && text.n < 100 &&
 		    pattern.n < 100) {
 			want = match(pattern, text, &steps);
-			check(steps > 20000 || like == want);
+			CHECK(steps > 20000 || like == want);
 		}
 	}
 	free(p);

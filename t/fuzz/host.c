@@ -2,19 +2,10 @@
 
 #include "fuzz.h"
 
-#include <stdlib.h>
-
 /*
  * A prefix length in two bytes, an address, a newline, a name: the client is
  * short, without control bytes where it is a domain, and part of the name.
  */
-
-static void
-check(int good)
-{
-	if (!good)
-		abort();
-}
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
@@ -27,7 +18,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	char *a, *b;
 
 	if (!ready)
-		check(host_init());
+		CHECK(host_init());
 	ready = true;
 	if (end == NULL)
 		return 0;
@@ -40,14 +31,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	address.p = a = memcpy(malloc(address.n + 1), address.p, address.n);
 	name.p = b = memcpy(malloc(name.n + 1), name.p, name.n);
 	client = host_client(&o, address, name, buf);
-	check(client.n < HOST_CLIENT_MAX_BYTES);
-	check(client.p >= buf && client.p + client.n < buf + sizeof(buf));
+	CHECK(client.n < HOST_CLIENT_MAX_BYTES);
+	CHECK(client.p >= buf && client.p + client.n < buf + sizeof(buf));
 	o.pools = false;
 	other = host_client(&o, address, name, again);
 	if (!str_eq(client, other)) {
-		check(memchr(client.p, '.', client.n) != NULL);
+		CHECK(memchr(client.p, '.', client.n) != NULL);
 		for (size_t i = 0; i < client.n; i++)
-			check(client.p[i] > ' ' && client.p[i] < 0x7f);
+			CHECK(client.p[i] > ' ' && client.p[i] < 0x7f);
 	}
 	free(a);
 	free(b);

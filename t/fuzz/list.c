@@ -5,20 +5,11 @@
 
 #include "fuzz.h"
 
-#include <stdlib.h>
-
 /*
  * Lines: the first byte of each says what is done with the rest.  What was put
  * is found, can be copied whole, and answers the same from there; bytes of a
  * copy that come from anywhere are refused or do no harm.
  */
-
-static void
-check(int good)
-{
-	if (!good)
-		abort();
-}
 
 static void
 put(struct lists *l, struct str list, struct str value)
@@ -28,11 +19,11 @@ put(struct lists *l, struct str list, struct str value)
 
 	if (!lists_put(l, list, value))
 		return;
-	check(lists_entries(l, id) > 0);
+	CHECK(lists_entries(l, id) > 0);
 	if (is_mail && value.p[0] != '@' && value.p[value.n - 1] != '@')
-		check(lists_has(l, id, LIST_MAIL, value));
+		CHECK(lists_has(l, id, LIST_MAIL, value));
 	else if (!is_mail && value.p[0] != '.')
-		check(lists_has(l, id, LIST_ADDRESS, value) ||
+		CHECK(lists_has(l, id, LIST_ADDRESS, value) ||
 		    lists_has(l, id, LIST_NAME, value));
 }
 
@@ -40,7 +31,7 @@ static void
 ask_both(struct lists *l, struct lists *m, struct str list, struct str value)
 {
 	for (int kind = LIST_MAIL; kind <= LIST_NAME; kind++)
-		check(lists_has(l, lists_id(l, list), (enum list_kind)kind,
+		CHECK(lists_has(l, lists_id(l, list), (enum list_kind)kind,
 			  value) ==
 		    lists_has(m, lists_id(m, list), (enum list_kind)kind,
 			value));
@@ -55,10 +46,10 @@ copy(const struct lists *from, struct lists *to)
 		struct str k, v;
 
 		while (strtab_next(lists_part(from, part), &cursor, &k, &v))
-			check(lists_restore(to, part, k, v));
+			CHECK(lists_restore(to, part, k, v));
 	}
 	lists_swap(to);
-	check(lists_count(to) == lists_count(from));
+	CHECK(lists_count(to) == lists_count(from));
 }
 
 static void

@@ -4,20 +4,11 @@
 
 #include "fuzz.h"
 
-#include <stdlib.h>
-
 /*
  * The request parser and all that is done with its bytes: whatever comes, the
  * slices lie within the buffer, a request means the same however its bytes
  * arrive, and what would go on the wire is safe.
  */
-
-static void
-check(int good)
-{
-	if (!good)
-		abort();
-}
 
 static void
 check_wire(const struct request *r)
@@ -30,12 +21,12 @@ check_wire(const struct request *r)
 
 	action_format(&b, r->value[ATTR_sender], with, 1,
 	    r->value[ATTR_recipient].n, STR("DEFER later"));
-	check(!b.full && b.n > sizeof("action=\n\n"));
-	check(memcmp(b.p + b.n - 2, "\n\n", 2) == 0);
+	CHECK(!b.full && b.n > sizeof("action=\n\n"));
+	CHECK(memcmp(b.p + b.n - 2, "\n\n", 2) == 0);
 	text = (struct str){b.p + 7, b.n - 9};
-	check(memchr(text.p, '\n', text.n) == NULL);
-	check(action_error(text, &part) == NULL);
-	check(utf8_valid(text));
+	CHECK(memchr(text.p, '\n', text.n) == NULL);
+	CHECK(action_error(text, &part) == NULL);
+	CHECK(utf8_valid(text));
 }
 
 static void
@@ -50,10 +41,10 @@ check_address(struct str s)
 	local_fold(local, true, local_buf, &local);
 	if (domain_fold(domain, domain_buf, &domain) &&
 	    domain_fold(domain, again_buf, &again))
-		check(domain.n <= DOMAIN_MAX_BYTES);
+		CHECK(domain.n <= DOMAIN_MAX_BYTES);
 	for (int i = 0; i < 300 && domain.n > 0; i++)
 		domain = domain_parent(domain);
-	check(local_base(local, STR("+-")).n <= local.n);
+	CHECK(local_base(local, STR("+-")).n <= local.n);
 }
 
 int
@@ -69,23 +60,23 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	memcpy(buf, data, n);
 	status = request_parse(&r, buf, n, &scanned, &used, &why);
 	if (status == REQUEST_DONE) {
-		check(used > 0 && used <= n && used <= REQUEST_MAX_BYTES);
+		CHECK(used > 0 && used <= n && used <= REQUEST_MAX_BYTES);
 		for (int a = 0; a < ATTRIBUTES; a++)
-			check(r.value[a].n == 0 ||
+			CHECK(r.value[a].n == 0 ||
 			    (r.value[a].p >= buf &&
 				r.value[a].p + r.value[a].n < buf + used));
 		scanned = 0;
 		for (size_t i = 0; i < used && slowly == REQUEST_MORE; i++)
 			slowly = request_parse(&s, buf, i + 1, &scanned,
 			    &used_slowly, &why);
-		check(slowly == REQUEST_DONE && used_slowly == used &&
+		CHECK(slowly == REQUEST_DONE && used_slowly == used &&
 		    r.present == s.present);
 		for (int a = 0; a < ATTRIBUTES; a++)
-			check(str_eq(r.value[a], s.value[a]));
+			CHECK(str_eq(r.value[a], s.value[a]));
 		check_address(r.value[ATTR_recipient]);
 		check_wire(&r);
 	} else if (status == REQUEST_BAD) {
-		check(why != NULL);
+		CHECK(why != NULL);
 	}
 	free(buf);
 	return 0;
