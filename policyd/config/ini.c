@@ -101,14 +101,16 @@ value_error(struct str v)
 	return NULL;
 }
 
-/* A line without its ends; NULL if iniparser may have it as it is. */
+/*
+ * A line without its ends; NULL if iniparser may have it as it is.  key is
+ * empty, and filled where there is one.
+ */
 static const char *
 read_line(struct reader *r, struct str line, char *key)
 {
 	const char *eq;
 	const char *why;
 
-	key[0] = '\0';
 	if (is_comment(line))
 		return NULL;
 	if (line.n > LINE_MAX_BYTES)
@@ -149,6 +151,7 @@ read_lines(struct reader *r, char *text, size_t n)
 		if (line.n > 0 && line.p[line.n - 1] == '\r')
 			line = str_trim((struct str){line.p, line.n - 1});
 		r->line++;
+		key[0] = '\0';
 		if (memchr(line.p, '\0', line.n) != NULL)
 			why = "a NUL byte";
 		else if (line.n > 0 && line.p[line.n - 1] == '\\')
