@@ -290,8 +290,11 @@ depth_bit(unsigned n)
 static void
 mark_mail(struct list *list, struct str text)
 {
-	if (text.p[0] != '@')
-		list->forms |= text.p[text.n - 1] == '@' ? FORM_USER :
+	/* A local part may begin with an '@' of its own. */
+	const char *at = memrchr(text.p, '@', text.n);
+
+	if (at != text.p)
+		list->forms |= at == text.p + text.n - 1 ? FORM_USER :
 							   FORM_MAIL;
 	else if (text.p[1] != '.')
 		list->forms |= FORM_DOMAIN;
