@@ -593,7 +593,8 @@ compile(struct condition *c)
 	case OP_LESS_EQUAL:
 	case OP_GREATER:
 	case OP_GREATER_EQUAL:
-		size_parse(c->value, &c->number);
+		if (size_parse(c->value, &c->number) == -1)
+			c->number = INT64_MAX; /* 999999999999999G */
 		break;
 	case OP_IN:
 		if (names_list(c->value, &name)) {
