@@ -218,6 +218,18 @@ local_base(struct str local, struct str delimiters)
 	return local;
 }
 
+/* Is it that domain in another spelling?  Not every A-label is one of IDNA. */
+static bool
+is_spelling(const char *other, const char *domain)
+{
+	char buf[DOMAIN_MAX_BYTES + 1];
+	struct str folded;
+
+	return strcmp(other, domain) != 0 &&
+	    domain_fold(str_of(other), buf, &folded) &&
+	    str_eq(folded, str_of(domain));
+}
+
 bool
 address_respell(struct str s, char *buf, size_t size, struct str *out)
 {
@@ -235,7 +247,7 @@ address_respell(struct str s, char *buf, size_t size, struct str *out)
 	if (!str_ieq(folded, without_dot(name)))
 		sbuf_add(&b, folded);
 	else if (idn2_to_unicode_8z8z(domain, &other, 0) == IDN2_OK &&
-	    strcmp(domain, other) != 0)
+	    is_spelling(other, domain))
 		sbuf_add(&b, str_of(other));
 	idn2_free(other);
 	*out = sbuf_str(&b);
