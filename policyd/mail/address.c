@@ -164,6 +164,11 @@ domain_fold(struct str domain, char buf[DOMAIN_MAX_BYTES + 1], struct str *out)
 
 		if (idn2_to_ascii_8z(buf, &ascii, IDN2_NONTRANSITIONAL) != IDN2_OK)
 			return true;
+		/* Of a wide '@' it makes one that would end a local part. */
+		if (strpbrk(ascii, "@ ") != NULL) {
+			idn2_free(ascii);
+			return true;
+		}
 		out->n = strlen(ascii);
 		if (out->n <= DOMAIN_MAX_BYTES)
 			memcpy(buf, ascii, out->n + 1);
