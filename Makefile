@@ -11,8 +11,8 @@ SAN      ?=
 
 # Debian packages: to build and to run the demo; for the tests besides; for lint.
 PACKAGES = gcc libc6-dev libev-dev libpq-dev libiniparser-dev libsystemd-dev \
-	libidn2-dev libpcre2-dev libpsl-dev libxxhash-dev publicsuffix postgresql-15 postfix perl
-TEST_PACKAGES = $(PACKAGES) libdbd-pg-perl mandoc systemd
+	libidn2-dev libpcre2-dev libpsl-dev libxxhash-dev libdb-dev publicsuffix postgresql-15 postfix perl
+TEST_PACKAGES = $(PACKAGES) libdbd-pg-perl mandoc systemd postgrey sqlgrey
 LINT_PACKAGES = $(PACKAGES) clang clang-tidy clang-format clang-tools \
 	libclang-rt-14-dev cppcheck shellcheck valgrind
 
@@ -34,6 +34,7 @@ MY_CPP = -std=c11 -D_GNU_SOURCE -DPOLICYD_VERSION='"$(VERSION)"' -Ipolicyd -I$(B
 	-isystem /usr/include/postgresql
 MY_C   = $(WARN) $(HARDEN) $(SAN)
 MY_LD  = -pie -Wl,-z,relro,-z,now $(SAN)
+CTL_LIBS = -ldb
 LIBS   = -lev -lpq -liniparser -lsystemd -lidn2 -lpsl -lpcre2-8 -lxxhash -lm
 
 ROOMS  = base mail config db tables policy net
@@ -55,7 +56,7 @@ $(B)/policyd: $(B)/obj/policyd/main.o $(LIBOBJ)
 	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(B)/policyctl: $(CTLOBJ) $(B)/sql.o $(LIBOBJ)
-	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(CC) $(MY_LD) $(LDFLAGS) -o $@ $^ $(LIBS) $(CTL_LIBS)
 
 # The version of the schema is the number of its last step.
 $(B)/schema_version.h: $(wildcard sql/[0-9]*.sql)

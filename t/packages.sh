@@ -102,3 +102,10 @@ esac
 
 # shellcheck disable=SC2086
 apt install --no-install-recommends $missing
+
+# These are here to be read from: they do not start with the machine, either.
+for p in postgrey sqlgrey; do
+	case " $missing " in
+	*" $p "*) update-rc.d "$p" disable >"$log" 2>&1 || cat "$log" >&2 ;;
+	esac
+done

@@ -49,7 +49,8 @@ enum ctl_args {
 	ARGS_KEY,    /* the whole key of a row */
 	ARGS_SOME,   /* the key or its beginning: all rows that have it */
 	ARGS_FILTER, /* any columns at all, or none */
-	ARGS_FILE,   /* the name of a file, or nothing: standard input */
+	ARGS_FILE,   /* the name of a file, or nothing */
+	ARGS_SOURCE, /* a conninfo */
 };
 
 struct verb {
@@ -106,6 +107,7 @@ ctl_run_fn explain;
 ctl_run_fn rows_add, rows_remove, rows_list, rows_enable, rows_disable;
 ctl_run_fn greylist_list, greylist_release, greylist_allow, greylist_forget;
 ctl_run_fn client_list;
+ctl_run_fn import_postgrey, import_sqlgrey, import_iredapd;
 
 /* ---- rows.c ---- */
 

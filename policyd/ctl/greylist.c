@@ -149,7 +149,7 @@ static void
 where_recipient(struct statement *s, const struct key_options *o,
     const char *text)
 {
-	char buf[RECIPIENT_MAX_BYTES + 1];
+	char buf[ADDRESS_MAX_BYTES + 1];
 	struct str recipient;
 
 	if (where_domain(s, "recipient", text))
@@ -257,19 +257,14 @@ where_column(struct statement *s, const char *column, const char *value)
 		    param(s, mem_strdup(value)));
 }
 
-static bool
-where_state(struct statement *s, const char *const *states, const char *value)
+/* One of those that there are. */
+static void
+where_state(struct statement *s, const char *value)
 {
 	if (value == NULL)
-		return true;
-	for (; *states != NULL; states++) {
-		if (strcmp(*states, value) != 0)
-			continue;
-		condition(s, "t.state = ");
-		sbuf_addf(&s->sql, "'%s'", *states);
-		return true;
-	}
-	return false;
+		return;
+	condition(s, "t.state = ");
+	sbuf_addf(&s->sql, "'%s'", value);
 }
 
 static char *
@@ -321,15 +316,22 @@ limit_of(const struct table *table, const struct values *values)
 	return -1;
 }
 
-static void
-complain_of_state(const char *const *states, const char *value)
+/* NULL is one; else complain. */
+static bool
+is_state(const char *const *states, const char *value)
 {
 	char buf[128];
 	struct sbuf b = sbuf_over(buf, sizeof(buf));
 
-	for (; *states != NULL; states++)
+	for (; value != NULL && *states != NULL; states++) {
+		if (strcmp(*states, value) == 0)
+			return true;
 		sbuf_addf(&b, "%s%s", b.n > 0 ? ", " : "", *states);
+	}
+	if (value == NULL)
+		return true;
 	ctl_complain(NULL, "\"%s\" is no state: there are %s", value, buf);
+	return false;
 }
 
 static enum ctl_status
@@ -338,7 +340,6 @@ list_keys(struct ctl *ctl, const struct settings *settings,
 {
 	static const char *const columns[] = {"first_seen", "last_seen",
 	    "passed_at", "attempts"};
-	const char *state = value_of(table, values, "state");
 	struct statement s;
 
 	begin(&s, ctl->json ? "SELECT row_to_json(t)" : KEYS);
@@ -349,10 +350,7 @@ list_keys(struct ctl *ctl, const struct settings *settings,
 	for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
 		where_column(&s, columns[i],
 		    value_of(table, values, columns[i]));
-	if (!where_state(&s, key_states, state)) {
-		complain_of_state(key_states, state);
-		return CTL_USAGE;
-	}
+	where_state(&s, value_of(table, values, "state"));
 	/* What an administrator looks for is mostly what happened last. */
 	sbuf_add(&s.sql, STR(" ORDER BY t.last_seen DESC, t.client, t.sender,"
 			     " t.recipient"));
@@ -367,7 +365,8 @@ greylist_list(struct ctl *ctl, const struct table *table,
 	enum ctl_status status;
 	struct settings settings;
 
-	if (limit == -1)
+	if (limit == -1 ||
+	    !is_state(key_states, value_of(table, values, "state")))
 		return CTL_USAGE;
 	if (!settings_read(&settings, ctl))
 		return CTL_NO;
@@ -382,7 +381,6 @@ list_clients(struct ctl *ctl, const struct settings *settings,
 {
 	static const char *const columns[] = {"passes", "last_seen",
 	    "allowed_at", "reason"};
-	const char *state = value_of(table, values, "state");
 	const char *client = value_of(table, values, "client");
 	struct statement s;
 
@@ -396,10 +394,7 @@ list_clients(struct ctl *ctl, const struct settings *settings,
 	for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
 		where_column(&s, columns[i],
 		    value_of(table, values, columns[i]));
-	if (!where_state(&s, client_states, state)) {
-		complain_of_state(client_states, state);
-		return CTL_USAGE;
-	}
+	where_state(&s, value_of(table, values, "state"));
 	sbuf_add(&s.sql, STR(" ORDER BY t.client"));
 	return print_list(ctl, &s, limit);
 }
@@ -412,7 +407,8 @@ client_list(struct ctl *ctl, const struct table *table,
 	enum ctl_status status;
 	struct settings settings;
 
-	if (limit == -1)
+	if (limit == -1 ||
+	    !is_state(client_states, value_of(table, values, "state")))
 		return CTL_USAGE;
 	if (!settings_read(&settings, ctl))
 		return CTL_NO;

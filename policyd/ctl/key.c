@@ -117,21 +117,34 @@ key_clients(const struct key_options *o, struct str text,
 	       "its network";
 }
 
+static void
+add_printable(struct sbuf *b, struct str s)
+{
+	for (size_t i = 0, len; i < s.n; i += len) {
+		len = utf8_printable_len(s.p + i, s.n - i);
+		if (len > 0)
+			sbuf_add(b, (struct str){s.p + i, len});
+		else
+			sbuf_addc(b, '?');
+		len += len == 0;
+	}
+}
+
 bool
 key_recipient(const struct key_options *o, struct str text,
-    char buf[RECIPIENT_MAX_BYTES + 1], struct str *out)
+    char buf[ADDRESS_MAX_BYTES + 1], struct str *out)
 {
 	char local_buf[LOCAL_MAX_BYTES + 1], domain_buf[DOMAIN_MAX_BYTES + 1];
-	struct sbuf b = sbuf_over(buf, RECIPIENT_MAX_BYTES + 1);
+	struct sbuf b = sbuf_over(buf, ADDRESS_MAX_BYTES + 1);
 	struct str local, domain;
 
 	if (!address_split(text, &local, &domain) ||
 	    !domain_fold(domain, domain_buf, &domain) ||
 	    !local_fold(local, o->fold_local_part, local_buf, &local))
 		return false;
-	sbuf_add(&b, local);
+	add_printable(&b, local);
 	sbuf_addc(&b, '@');
-	sbuf_add(&b, domain);
+	add_printable(&b, domain);
 	*out = sbuf_str(&b);
 	return true;
 }

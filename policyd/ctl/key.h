@@ -14,10 +14,7 @@
 #include "mail/host.h"
 #include "mail/sender.h"
 
-enum {
-	RECIPIENT_MAX_BYTES = LOCAL_MAX_BYTES + 1 + DOMAIN_MAX_BYTES,
-	CLIENTS_MAX = 4096, /* that one network may be in the table as */
-};
+enum { CLIENTS_MAX = 4096 }; /* that one network may be in the table as */
 
 struct key_options {
 	struct host_options host;
@@ -47,8 +44,8 @@ const char *key_clients(const struct key_options *o, struct str text,
 struct str key_network(const struct host_options *o, const struct cidr *c,
     char buf[CIDR_TEXT_MAX_BYTES]);
 
-/* false: it is no usable address. */
+/* In printable characters, as columns have it.  false: it is no address. */
 bool key_recipient(const struct key_options *o, struct str text,
-    char buf[RECIPIENT_MAX_BYTES + 1], struct str *out);
+    char buf[ADDRESS_MAX_BYTES + 1], struct str *out);
 
 #endif

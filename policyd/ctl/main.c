@@ -57,6 +57,14 @@ static const struct verb client_verbs[] = {
     {0},
 };
 
+static const struct verb import_verbs[] = {
+    {"postgrey", ARGS_FILE, "from its folder, /var/lib/postgrey, or a file",
+	import_postgrey},
+    {"sqlgrey", ARGS_SOURCE, "from its PostgreSQL database", import_sqlgrey},
+    {"iredapd", ARGS_SOURCE, "from its PostgreSQL database", import_iredapd},
+    {0},
+};
+
 static const struct object {
 	const char *name;
 	const struct verb *verbs;
@@ -73,6 +81,7 @@ static const struct object {
     {"rule", row_verbs, "rule"},
     {"greylist", greylist_verbs, "greylist"},
     {"client", client_verbs, "client"},
+    {"import", import_verbs, NULL},
     {0},
 };
 
@@ -133,6 +142,7 @@ help(void)
 	     "  -c FILE      the configuration, instead of " DEFAULT_FILE "\n"
 	     "  -d CONNINFO  the database, instead of the configuration's\n"
 	     "      --json   print for programs\n"
+	     "      --dry-run  of import: only say what it would do\n"
 	     "  -h, --help   print this\n"
 	     "  -V           print the version\n\n"
 	     "Commands (a value may also be written COLUMN=VALUE; '' leaves "
@@ -227,6 +237,10 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 	verb = verb_named(object, argc > 1 ? argv[1] : NULL);
 	if (verb == NULL)
 		return CTL_USAGE;
+	if (ctl->dry_run && object->verbs != import_verbs) {
+		ctl_complain(NULL, "--dry-run is for import");
+		return usage();
+	}
 	table = table_of(object, verb);
 	words = is_bare(verb) ? 1 : 2;
 	if (!args_parse(table, verb->args, argv + words, argc - words,
@@ -255,6 +269,7 @@ main(int argc, char **argv)
 {
 	static const struct option options[] = {
 	    {"json", no_argument, NULL, 'j'},
+	    {"dry-run", no_argument, NULL, 'n'},
 	    {"help", no_argument, NULL, 'h'},
 	    {"version", no_argument, NULL, 'V'},
 	    {0},
@@ -273,6 +288,9 @@ main(int argc, char **argv)
 			break;
 		case 'j':
 			ctl.json = true;
+			break;
+		case 'n':
+			ctl.dry_run = true;
 			break;
 		case 'h':
 			help();

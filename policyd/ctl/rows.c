@@ -125,6 +125,7 @@ args_bounds(const struct table *table, enum ctl_args args, size_t *least,
 	switch (args) {
 	case ARGS_NONE:
 	case ARGS_FILE:
+	case ARGS_SOURCE:
 		break;
 	case ARGS_ROW:
 		*least = table->required;
@@ -167,8 +168,8 @@ args_print(const struct table *table, enum ctl_args args, FILE *to)
 {
 	size_t least, most;
 
-	if (args == ARGS_FILE) {
-		fputs(" [FILE]", to);
+	if (args == ARGS_FILE || args == ARGS_SOURCE) {
+		fputs(args == ARGS_FILE ? " [FILE]" : " CONNINFO", to);
 		return;
 	}
 	args_bounds(table, args, &least, &most);
@@ -216,12 +217,14 @@ args_parse(const struct table *table, enum ctl_args args, char **argv,
 {
 	size_t least, most, next = 0;
 
-	if (args == ARGS_FILE) {
+	if (args == ARGS_FILE || args == ARGS_SOURCE) {
 		*out = (struct values){.of = {argc > 0 ? argv[0] : NULL}};
 		if (argc > 1)
 			ctl_complain(NULL, "\"%s\" is one argument too many",
 			    argv[1]);
-		return argc <= 1;
+		else if (args == ARGS_SOURCE && argc == 0)
+			ctl_complain(NULL, "the conninfo is missing");
+		return argc == 1 || (argc == 0 && args == ARGS_FILE);
 	}
 	args_bounds(table, args, &least, &most);
 	*out = (struct values){0};
