@@ -267,4 +267,35 @@ is_deeply(json(qw(greylist forget 198.18.0.0/15)),
 		'the daemon may do the same');
 }
 
+# ---- the list to start from ----
+
+{
+	my $file = PolicydTest::top() . '/sql/allowed-clients.sql';
+	my $rows = sub { $db->selectrow_array("SELECT count(*), min(reason)
+	    FROM policyd.client WHERE $_[0]") };
+	my $ours = q(starts_with(reason, 'allowed-clients: ')
+	    AND allowed_at IS NOT NULL);
+	$db->do('TRUNCATE policyd.client');
+	$db->do(q{INSERT INTO policyd.client (client, passes, allowed_at, reason)
+	    VALUES ('paypal.com', 3, now(), 'mine'), ('github.com', 7, NULL, NULL),
+	    ('other.example', 1, now(), 'allowed-clients are a list')});
+	$pg->load($file);
+	my ($count) = $rows->($ours);
+	cmp_ok($count, '>', 10, 'a list of clients');
+	is(($rows->(q{client = 'paypal.com'}))[1], 'mine',
+		'it leaves an administrator his reason');
+	is(($rows->("client = 'github.com' AND passes = 7 AND $ours"))[0], 1,
+		'... and a client its passes');
+	$db->do(q{INSERT INTO policyd.client (client, allowed_at, reason)
+	    VALUES ('gone.example', now(), 'allowed-clients: code')});
+	$db->do(q{DELETE FROM policyd.client WHERE client = 'me.com'});
+	$pg->load($file);
+	is(($rows->($ours))[0], $count, 'loaded again, it replaces its own');
+	is(($rows->(q{client IN ('gone.example', 'other.example')}))[1],
+		'allowed-clients are a list', '... and nobody else\'s');
+	my $listed = join ' ', map { $_->{client} } @{ json(qw(client list)) };
+	is(join(' ', map { @{ json('greylist', 'allow', $_)->{clients} } }
+		split ' ', $listed), $listed, 'policyd calls each of them so');
+}
+
 done_testing;
