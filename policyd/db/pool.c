@@ -4,6 +4,7 @@
 #include "base/mem.h"
 
 #include <ev.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct db_call {
@@ -24,6 +25,8 @@ struct slot {
 	struct db_call *call; /* in flight */
 	bool ready;           /* up, and its setup is done */
 	bool failed;          /* the last thing heard of it: it is down */
+	int preparing;        /* the next to prepare */
+	bool prepared[DB_PREPARED_MAX];
 };
 
 struct db_pool {
@@ -32,6 +35,8 @@ struct db_pool {
 	int count;
 	char *setup;
 	char *parameter;
+	char *prepare[DB_PREPARED_MAX];
+	int prepare_count;
 	struct db_call *first, **last;
 	int queued;
 	struct log_limit limit;
@@ -84,12 +89,17 @@ finish(struct db_call *c, enum db_outcome outcome, PGresult *res)
  * A server that cannot write has become, or always was, a standby: of several
  * hosts, another one may be the primary now.
  */
-static bool
-is_standby(const PGresult *res)
-{
-	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+static const char CANNOT_WRITE[] = "25006";
 
-	return sqlstate != NULL && strcmp(sqlstate, "25006") == 0;
+/* A pooler between us has put us on another connection: [database] prepared. */
+static const char NOT_PREPARED[] = "26000";
+
+static bool
+has_state(const PGresult *res, const char *sqlstate)
+{
+	const char *s = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+
+	return s != NULL && strcmp(s, sqlstate) == 0;
 }
 
 static void
@@ -101,9 +111,11 @@ on_result(void *arg, enum db_outcome outcome, PGresult *res)
 	s->call = NULL;
 	if (outcome == DB_LOST || outcome == DB_TIMEOUT) {
 		s->ready = false;
-	} else if (outcome == DB_REFUSED && is_standby(res)) {
+	} else if (outcome == DB_REFUSED && has_state(res, CANNOT_WRITE)) {
 		s->ready = false;
 		db_session_drop(s->session, "the server cannot write");
+	} else if (outcome == DB_REFUSED && has_state(res, NOT_PREPARED)) {
+		memset(s->prepared, 0, sizeof(s->prepared));
 	}
 	finish(c, outcome, res);
 	pump(s->pool);
@@ -120,18 +132,47 @@ on_deadline(struct ev_loop *loop, ev_timer *w, int events)
 	finish(c, DB_TIMEOUT, NULL);
 }
 
+/* The name of a prepared statement. */
+static void
+name_of(int i, char name[32])
+{
+	snprintf(name, 32, "policyd_%d", i);
+}
+
+/* Which prepared statement is this, or -1? */
+static int
+prepared_as(const struct slot *s, const char *sql)
+{
+	for (int i = 0; i < s->pool->prepare_count; i++)
+		if (s->prepared[i] && strcmp(s->pool->prepare[i], sql) == 0)
+			return i;
+	return -1;
+}
+
 static void
 start(struct slot *s, struct db_call *c)
 {
 	/* By the timer, which a clock that is set does not move. */
 	double left_s = ev_timer_remaining(s->pool->loop, &c->deadline);
 
+	const char *const *params = (const char *const *)c->params;
+	int prepared = prepared_as(s, c->sql);
+	char name[32];
+
 	unqueue(c);
 	ev_timer_stop(s->pool->loop, &c->deadline);
 	s->call = c;
 	c->slot = s;
-	db_query(s->session, c->sql, c->n, (const char *const *)c->params,
-	    left_s > 0 ? left_s : 0, on_result, s);
+	if (left_s < 0)
+		left_s = 0;
+	if (prepared == -1) {
+		db_query(s->session, c->sql, c->n, params, left_s, on_result,
+		    s);
+		return;
+	}
+	name_of(prepared, name);
+	db_query_prepared(s->session, name, c->n, params, left_s, on_result,
+	    s);
 }
 
 static void
@@ -149,18 +190,51 @@ pump(struct db_pool *p)
 /* ---- sessions ---- */
 
 static void
+become_ready(struct slot *s)
+{
+	s->ready = true;
+	s->failed = false;
+	pump(s->pool);
+}
+
+static void prepare_next(struct slot *s);
+
+static void
+on_prepared(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct slot *s = arg;
+
+	PQclear(res);
+	if (outcome == DB_LOST || outcome == DB_TIMEOUT)
+		return;
+	s->prepared[s->preparing++] = outcome == DB_OK;
+	prepare_next(s);
+}
+
+static void
+prepare_next(struct slot *s)
+{
+	char name[32];
+
+	if (s->preparing == s->pool->prepare_count) {
+		become_ready(s);
+		return;
+	}
+	name_of(s->preparing, name);
+	db_prepare(s->session, name, s->pool->prepare[s->preparing],
+	    SETUP_TIMEOUT_S, on_prepared, s);
+}
+
+static void
 on_setup(void *arg, enum db_outcome outcome, PGresult *res)
 {
 	struct slot *s = arg;
 
 	PQclear(res);
-	if (outcome == DB_OK) {
-		s->ready = true;
-		s->failed = false;
-		pump(s->pool);
-	} else if (outcome == DB_REFUSED) {
+	if (outcome == DB_OK)
+		prepare_next(s);
+	else if (outcome == DB_REFUSED)
 		db_session_drop(s->session, "the session cannot be set up");
-	}
 }
 
 static void
@@ -169,14 +243,13 @@ on_up(void *arg)
 	struct slot *s = arg;
 	const char *params[] = {s->pool->parameter};
 
-	if (s->pool->setup != NULL) {
+	s->preparing = 0;
+	memset(s->prepared, 0, sizeof(s->prepared));
+	if (s->pool->setup != NULL)
 		db_query(s->session, s->pool->setup, 1, params,
 		    SETUP_TIMEOUT_S, on_setup, s);
-		return;
-	}
-	s->ready = true;
-	s->failed = false;
-	pump(s->pool);
+	else
+		prepare_next(s);
 }
 
 bool
@@ -264,7 +337,7 @@ db_call_cancel(struct db_call *call)
 
 struct db_pool *
 db_pool_new(struct ev_loop *loop, const struct db_options *options,
-    int sessions, const char *setup, const char *parameter)
+    int sessions, const struct db_pool_setup *setup)
 {
 	struct db_pool *p = mem_zalloc(sizeof(*p));
 
@@ -272,10 +345,15 @@ db_pool_new(struct ev_loop *loop, const struct db_options *options,
 	p->last = &p->first;
 	p->count = sessions;
 	p->slots = mem_zalloc((size_t)sessions * sizeof(p->slots[0]));
-	if (setup != NULL) {
-		p->setup = mem_strdup(setup);
-		p->parameter = mem_strdup(parameter);
+	if (setup != NULL && setup->sql != NULL) {
+		p->setup = mem_strdup(setup->sql);
+		p->parameter = mem_strdup(setup->parameter);
 	}
+	for (; setup != NULL && setup->prepare != NULL &&
+	     setup->prepare[p->prepare_count] != NULL &&
+	     p->prepare_count < DB_PREPARED_MAX; p->prepare_count++)
+		p->prepare[p->prepare_count] =
+		    mem_strdup(setup->prepare[p->prepare_count]);
 	for (int i = 0; i < sessions; i++) {
 		struct slot *s = &p->slots[i];
 		struct db_handlers handlers = {on_up, on_down, NULL, s};
@@ -301,6 +379,8 @@ db_pool_free(struct db_pool *p)
 		finish(c, DB_LOST, NULL);
 	}
 	free(p->slots);
+	for (int i = 0; i < p->prepare_count; i++)
+		free(p->prepare[i]);
 	free(p->setup);
 	free(p->parameter);
 	free(p);

@@ -16,13 +16,25 @@ struct db_call;
 
 enum { DB_QUEUE_MAX = 1000 };
 
-/*
- * setup, if not NULL, is a statement that every new connection runs first; it
- * gets the one parameter.  All strings are copied.
- */
+/* What every new connection does first; all strings are copied. */
+struct db_pool_setup {
+	/* A statement to run, with the one parameter; or NULL. */
+	const char *sql;
+	const char *parameter;
+
+	/*
+	 * Statements to prepare, up to a NULL; or NULL.  db_pool_query() of the
+	 * same text uses them.  One that cannot be prepared is sent as it is.
+	 */
+	const char *const *prepare;
+};
+
+enum { DB_PREPARED_MAX = 8 };
+
+/* setup may be NULL. */
 struct db_pool *db_pool_new(struct ev_loop *loop,
-    const struct db_options *options, int sessions, const char *setup,
-    const char *parameter);
+    const struct db_options *options, int sessions,
+    const struct db_pool_setup *setup);
 
 /* NULL is allowed.  Calls that are not over are answered DB_LOST at once. */
 void db_pool_free(struct db_pool *p);

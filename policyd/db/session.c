@@ -382,9 +382,10 @@ break_later(struct db_session *s, struct str why)
 	set_timer(s, 0);
 }
 
-void
-db_query(struct db_session *s, const char *sql, int n,
-    const char *const *params, double timeout_s, db_done_fn *done, void *arg)
+/* Before libpq is asked to send something. */
+static void
+begin_query(struct db_session *s, double timeout_s, db_done_fn *done,
+    void *arg)
 {
 	assert(s->state == DB_IDLE);
 	s->state = DB_BUSY;
@@ -392,11 +393,41 @@ db_query(struct db_session *s, const char *sql, int n,
 	s->done_arg = arg;
 	ev_io_stop(s->loop, &s->io);
 	set_timer(s, timeout_s);
-	if (s->broken == NULL &&
-	    PQsendQueryParams(s->conn, sql, n, NULL, params, NULL, NULL, 0) &&
-	    flush(s))
-		return;
-	break_later(s, db_first_line(PQerrorMessage(s->conn)));
+}
+
+static void
+end_query(struct db_session *s, bool sent)
+{
+	if (!sent || !flush(s))
+		break_later(s, db_first_line(PQerrorMessage(s->conn)));
+}
+
+void
+db_query(struct db_session *s, const char *sql, int n,
+    const char *const *params, double timeout_s, db_done_fn *done, void *arg)
+{
+	begin_query(s, timeout_s, done, arg);
+	end_query(s, s->broken == NULL &&
+		PQsendQueryParams(s->conn, sql, n, NULL, params, NULL, NULL,
+		    0));
+}
+
+void
+db_prepare(struct db_session *s, const char *name, const char *sql,
+    double timeout_s, db_done_fn *done, void *arg)
+{
+	begin_query(s, timeout_s, done, arg);
+	end_query(s, s->broken == NULL &&
+		PQsendPrepare(s->conn, name, sql, 0, NULL));
+}
+
+void
+db_query_prepared(struct db_session *s, const char *name, int n,
+    const char *const *params, double timeout_s, db_done_fn *done, void *arg)
+{
+	begin_query(s, timeout_s, done, arg);
+	end_query(s, s->broken == NULL &&
+		PQsendQueryPrepared(s->conn, name, n, params, NULL, NULL, 0));
 }
 
 void

@@ -73,6 +73,15 @@ enum db_state db_session_state(const struct db_session *s);
 void db_query(struct db_session *s, const char *sql, int n,
     const char *const *params, double timeout_s, db_done_fn *done, void *arg);
 
+/*
+ * Prepare a statement for this connection; the next one knows nothing of it.
+ * db_query_prepared() is db_query() of it.
+ */
+void db_prepare(struct db_session *s, const char *name, const char *sql,
+    double timeout_s, db_done_fn *done, void *arg);
+void db_query_prepared(struct db_session *s, const char *name, int n,
+    const char *const *params, double timeout_s, db_done_fn *done, void *arg);
+
 /* Drop the connection, as if it had failed; it is made again. */
 void db_session_drop(struct db_session *s, const char *why);
 

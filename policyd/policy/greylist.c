@@ -771,8 +771,13 @@ connect_pool(struct greylist *g)
 	    .reconnect_max_s = g->config->database.reconnect_max_s,
 	};
 
+	const char *prepare[DB_PREPARED_MAX + 1] = {SEE};
+
+	writer_statements(prepare + 1, DB_PREPARED_MAX - 1);
 	g->pool = db_pool_new(g->loop, &options,
-	    (int)g->config->database.connections, NULL, NULL);
+	    (int)g->config->database.connections,
+	    &(struct db_pool_setup){NULL, NULL,
+		g->config->database.prepared ? prepare : NULL});
 }
 
 static void
@@ -859,7 +864,8 @@ greylist_reconfigure(struct greylist *g, const struct config *config)
 	}
 	if (!same_end ||
 	    strcmp(old->database.conninfo, config->database.conninfo) != 0 ||
-	    old->database.connections != config->database.connections)
+	    old->database.connections != config->database.connections ||
+	    old->database.prepared != config->database.prepared)
 		connect_pool(g);
 	batch_use(g->batch, g->pool, config->database.query_timeout_s);
 	writer_reconfigure(g->writer, config, g->pool);

@@ -48,7 +48,9 @@ connect_pool(struct scripts *s)
 	    s->config->database.query_timeout_s * 1000);
 	s->pool = db_pool_new(s->loop, &options,
 	    (int)s->config->database.script_connections,
-	    "SELECT set_config('statement_timeout', $1, false)", timeout);
+	    &(struct db_pool_setup){
+		"SELECT set_config('statement_timeout', $1, false)", timeout,
+		NULL});
 }
 
 struct scripts *

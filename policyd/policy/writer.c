@@ -411,6 +411,16 @@ writer_reconfigure(struct writer *w, const struct config *config,
 	w->pool = pool;
 }
 
+int
+writer_statements(const char **out, int max)
+{
+	int n = 0;
+
+	for (; n < JOURNAL_KINDS && n < max; n++)
+		out[n] = statements[n].sql;
+	return n;
+}
+
 struct journal *
 writer_journal(struct writer *w)
 {

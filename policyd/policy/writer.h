@@ -34,6 +34,9 @@ void writer_free(struct writer *w);
 void writer_reconfigure(struct writer *w, const struct config *config,
     struct db_pool *pool);
 
+/* The statements that it sends, for a pool to prepare; and how many. */
+int writer_statements(const char **out, int max);
+
 struct journal *writer_journal(struct writer *w);
 
 /* There is something in the journal. */
