@@ -12,7 +12,7 @@ SAN      ?=
 # Debian packages: to build and to run the demo; for the tests besides; for lint.
 PACKAGES = gcc libc6-dev libev-dev libpq-dev libiniparser-dev libsystemd-dev \
 	libidn2-dev libpcre2-dev libpsl-dev libxxhash-dev libdb-dev publicsuffix postgresql-15 postfix perl
-TEST_PACKAGES = $(PACKAGES) libdbd-pg-perl mandoc systemd postgrey sqlgrey
+TEST_PACKAGES = $(PACKAGES) libdbd-pg-perl mandoc systemd postgrey sqlgrey pgbouncer
 LINT_PACKAGES = $(PACKAGES) clang clang-tidy clang-format clang-tools \
 	libclang-rt-14-dev cppcheck shellcheck valgrind
 
