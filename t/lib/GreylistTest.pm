@@ -1,0 +1,129 @@
+package GreylistTest;
+
+# A site to greylist at, and what its answers look like.
+#
+#   my $pg = greylist_site();
+#   my $d  = greylister($pg, delay => '1h');
+#   like($d->ask(recipient => 'bob@example.com'), $GREYLISTED);
+#   older(3601);			# as if all had happened that long ago
+#   settle($d);				# it knows
+#   like($d->ask(recipient => 'bob@example.com'), $PASSED);
+
+use strict;
+use warnings;
+
+use Exporter qw(import);
+use Test::More ();
+use Time::HiRes qw(time);
+
+use PolicydTest qw(site wait_for);
+
+our @EXPORT = qw($GREYLISTED $PASSED $OK ask_is column errors_of greylister
+	greylist_site known older row settle value);
+
+our $GREYLISTED =
+	qr/^DEFER_IF_PERMIT 4\.2\.0 Greylisted, please try again in (\d+) seconds$/;
+our $PASSED = qr/^PREPEND X-Greylist: delayed (\d+) seconds by policyd/;
+our $OK     = qr/^DUNNO$/;
+
+my $dbh;
+my $mark = 0;
+
+# A server with the schema, some recipients, and these rows besides.
+sub greylist_site {
+	my ($sql, %opt) = @_;
+	my $pg = site(<<'SQL' . ($sql // ''), %opt);
+INSERT INTO policyd.domain (name, recipients) VALUES
+  ('example.com', 'listed'), ('any.example', 'any'),
+  ('verify.example', 'verify');
+INSERT INTO policyd.address (address) VALUES
+  ('bob@example.com'), ('alice@example.com'), ('mark@example.com');
+SQL
+	$dbh ||= $pg->dbh;
+	return $pg;
+}
+
+# A daemon with these keys of [greylist], and other sections as hashes.  Keys are
+# judged one by one, and nothing passes without somebody's doing.
+sub greylister {
+	my ($pg, %ini) = @_;
+	my %greylist = (enabled => 'yes', delay => '1m', auto_allow_after => 0);
+	my %other;
+
+	for my $key (keys %ini) {
+		if (ref $ini{$key}) { $other{$key} = $ini{$key} }
+		else                { $greylist{$key} = $ini{$key} }
+	}
+	$other{database} =
+		{ reconnect_max => '300ms', %{ $other{database} || {} } };
+	return PolicydTest->new(
+		conninfo => $pg->conninfo(user => 'policyd', connect_timeout => 2),
+		ini      => { greylist => \%greylist, %other }
+	)->start;
+}
+
+# The connection that the rest goes over; tests that stop the server give a new
+# one.
+sub known { $dbh = shift if @_; return $dbh }
+
+sub value { return scalar known()->selectrow_array(@_) }
+sub column { return @{ known()->selectcol_arrayref(@_) } }
+
+# All that is in greylist happened so many seconds earlier; or what is in the
+# rows that a condition holds for.
+sub older {
+	my ($seconds, $where, @bind) = @_;
+	return known()->do('UPDATE policyd.greylist SET
+		first_seen = first_seen - make_interval(secs => ?),
+		last_seen = last_seen - make_interval(secs => ?),
+		passed_at = passed_at - make_interval(secs => ?)'
+		. ($where ? " WHERE $where" : ''), undef, ($seconds) x 3, @bind);
+}
+
+# What was committed before is known to these daemons: a later change is.
+sub settle {
+	my @d = @_;
+	$mark++;
+	known()->do(q{UPDATE policyd.address SET reply = ?
+		WHERE address = 'mark@example.com'}, undef, "450 4.9.9 mark $mark");
+	for my $d (@d) {
+		wait_for {
+			($d->ask(recipient => 'mark@example.com') // '') =~
+				/^450 4\.9\.9 mark $mark$/;
+		} 20 or die "a change is not noticed\n";
+	}
+	return;
+}
+
+# The only row that a condition holds for, times as seconds ago and in
+# microseconds since 1970; undef where there is none or more than one.
+sub row {
+	my ($where, @bind) = @_;
+	my $rows = known()->selectall_arrayref("SELECT client, sender, recipient,
+			attempts, extract(epoch FROM now() - first_seen)::float8 AS first,
+			extract(epoch FROM now() - last_seen)::float8 AS last,
+			extract(epoch FROM now() - passed_at)::float8 AS passed,
+			(extract(epoch FROM first_seen) * 1e6)::bigint AS first_us,
+			(extract(epoch FROM last_seen) * 1e6)::bigint AS last_us,
+			(extract(epoch FROM passed_at) * 1e6)::bigint AS passed_us
+		FROM policyd.greylist WHERE $where", { Slice => {} }, @bind);
+	return @$rows == 1 ? $rows->[0] : undef;
+}
+
+# A test of its own: one question, one answer.
+sub ask_is {
+	my ($d, $want, $name, %attr) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return Test::More::like($d->ask(%attr) // 'no answer', $want, $name);
+}
+
+# What the server has logged that no test asked for.  (A daemon that ends may
+# leave while it is being notified.)
+sub errors_of {
+	my ($pg, $but) = @_;
+	return join "\n", grep { /\b(?:ERROR|FATAL|PANIC|deadlock)\b/
+			&& !/connection to client lost/
+			&& (!$but || $_ !~ $but) } split /\n/, $pg->log_text;
+}
+
+1;
