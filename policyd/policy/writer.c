@@ -434,16 +434,30 @@ writer_set_ahead(struct writer *w, int64_t ahead)
 	w->clock_known = true;
 }
 
+static void
+on_drain_end(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	*(bool *)timer->data = true;
+}
+
 void
 writer_drain(struct writer *w, double max_s)
 {
-	double end = ev_time() + max_s;
+	bool over = false;
+	ev_timer end;
 
-	while (journal_count(w->journal) > 0 && ev_time() < end &&
+	ev_timer_init(&end, on_drain_end, max_s, 0);
+	end.data = &over;
+	ev_now_update(w->loop);
+	ev_timer_start(w->loop, &end);
+	while (journal_count(w->journal) > 0 && !over &&
 	    db_pool_hopeful(w->pool)) {
 		write_next(w);
 		ev_run(w->loop, EVRUN_ONCE);
 	}
+	ev_timer_stop(w->loop, &end);
 	if (journal_count(w->journal) > 0)
 		log_line(LOG_NOTICE, "greylisting: %zu attempts stay on disk",
 		    journal_count(w->journal));
