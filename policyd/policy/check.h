@@ -203,6 +203,9 @@ enum recipient_word check_recipient(struct check *c);
  */
 enum step check_greylist(struct check *c);
 
+/* For the log: what greylisting made of it, and of whom; false: not asked. */
+bool check_greylisted(struct check *c, struct str *word, struct str *client);
+
 /* ---- the stages ---- */
 
 stage_fn stage_address;         /* recipient.c: take it apart */

@@ -230,10 +230,11 @@ bare(const struct answer *a)
 }
 
 static void
-log_decision(const struct check *c, const struct answer *a)
+log_decision(struct check *c, const struct answer *a)
 {
 	enum log_decisions which = (enum log_decisions)c->config->log.decisions;
 	const struct request *r = c->request;
+	struct str word, client;
 	struct log_entry e;
 
 	if (which == DECISIONS_NONE ||
@@ -253,6 +254,10 @@ log_decision(const struct check *c, const struct answer *a)
 	log_str(&e, "instance", r->value[ATTR_instance]);
 	if (c->rule_id != 0)
 		log_int(&e, "rule", c->rule_id);
+	if (check_greylisted(c, &word, &client)) {
+		log_str(&e, "greylist", word);
+		log_str(&e, "greylist_client", client);
+	}
 	if (a->hold_s > 0)
 		log_real(&e, "held_s", a->hold_s);
 	log_end(&e);

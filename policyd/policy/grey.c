@@ -177,6 +177,7 @@ trace(struct check *c)
 	describe(c, &c->room->sighting);
 	spell(&c->room->sighting);
 	c->trace->greylist(c->trace->arg, &c->room->sighting, &a);
+	c->room->greylist_answer = a;
 	return apply(c, &a);
 }
 
@@ -202,6 +203,25 @@ check_greylist(struct check *c)
 	}
 	c->greylist_state = GREYLIST_DONE;
 	return apply(c, a);
+}
+
+bool
+check_greylisted(struct check *c, struct str *word, struct str *client)
+{
+	static const struct str words[] = {
+	    [GREYLIST_WAIT] = STR_INIT("wait"),
+	    [GREYLIST_PASS] = STR_INIT("pass"),
+	    [GREYLIST_KNOWN] = STR_INIT("known"),
+	    [GREYLIST_CLIENT] = STR_INIT("client"),
+	    [GREYLIST_FULL] = STR_INIT("full"),
+	};
+
+	if (c->greylist_state != GREYLIST_DONE)
+		return false;
+	spell(&c->room->sighting);
+	*word = words[c->room->greylist_answer.word];
+	*client = c->room->sighting.client_text;
+	return true;
 }
 
 enum step
