@@ -13,7 +13,7 @@ use lib "$FindBin::Bin/lib";
 use File::Temp;
 use JSON::PP;
 use PgCluster;
-use PolicydTest qw(install_schema policyctl_path slurp spew);
+use PolicydTest qw(install_schema policyctl_path slurp spew wait_for);
 use Test::More;
 
 my $pg  = install_schema(PgCluster->new);
@@ -243,7 +243,10 @@ is_deeply(json(qw(greylist forget 198.18.0.0/15)),
 	policyctl('-c', $ini, qw(greylist allow told.example));
 	policyctl('-c', $ini, qw(greylist forget 192.0.2.1));
 	my @told;
-	while (my $note = $listener->pg_notifies) { push @told, $note->[2] }
+	wait_for {
+		while (my $note = $listener->pg_notifies) { push @told, $note->[2] }
+		@told >= 2;
+	};
 	is("@told", 'client:told.example '
 		. 'greylist:192.0.2.0/24 x@a.example bob@example.com',
 		'daemons are told');

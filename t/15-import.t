@@ -15,7 +15,8 @@ use File::Copy qw(copy);
 use File::Temp;
 use JSON::PP;
 use PgCluster;
-use PolicydTest qw(install_schema policyctl_path session slurp spew wait_for);
+use PolicydTest qw(install_schema policyctl_path slurp spew wait_for);
+use POSIX qw(WNOHANG);
 use Test::More;
 
 my $pg  = install_schema(PgCluster->new);
@@ -107,10 +108,14 @@ sub server {
 	return $pid;
 }
 
+# A TERM that comes just before their select() is not seen until the next one.
 sub stop {
 	my ($pid, $signal) = @_;
-	kill $signal, $pid;
-	waitpid $pid, 0;
+	for my $try (1 .. 10) {
+		kill $signal, $pid;
+		last if wait_for { waitpid($pid, WNOHANG) == $pid } 2;
+		die "process $pid does not end\n" if $try == 10;
+	}
 	@servers = grep { $_ != $pid } @servers;
 	return;
 }
