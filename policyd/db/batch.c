@@ -6,6 +6,7 @@
 
 #include <ev.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum { BUCKETS = 4096 }; /* chains of two when as many wait as may */
 
@@ -27,6 +28,15 @@ struct batch {
 
 static void pump(struct batch *b);
 
+static double
+monotonic_s(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 /* ---- items ---- */
 
 static struct batch_item *
@@ -39,7 +49,8 @@ item_new(struct batch *b, uint64_t key, const struct str *columns)
 	for (int i = 0; i < b->o.columns; i++)
 		n += columns[i].n + 1;
 	item = mem_alloc(sizeof(*item) + n);
-	*item = (struct batch_item){.key = key, .row = -1};
+	*item = (struct batch_item){.key = key, .row = -1,
+	    .since = monotonic_s()};
 	p = (char *)(item + 1);
 	for (int i = 0; i < b->o.columns; i++) {
 		item->column[i] = p;
@@ -221,6 +232,21 @@ send(struct batch *b)
 	return b->call != NULL;
 }
 
+/* By the one that has waited for longest, while it gathered. */
+static void
+start_patience(struct batch *b)
+{
+	double since = b->out[0]->since, left_s;
+
+	for (size_t i = 1; i < b->out_count; i++)
+		if (b->out[i]->since < since)
+			since = b->out[i]->since;
+	left_s = since + b->o.patience_s - monotonic_s();
+	ev_now_update(b->loop);
+	ev_timer_set(&b->patience, left_s > 0 ? left_s : 0, 0);
+	ev_timer_start(b->loop, &b->patience);
+}
+
 static void
 pump(struct batch *b)
 {
@@ -231,8 +257,7 @@ pump(struct batch *b)
 			finish(b, NULL);
 			continue;
 		}
-		ev_timer_set(&b->patience, b->o.patience_s, 0);
-		ev_timer_start(b->loop, &b->patience);
+		start_patience(b);
 	}
 }
 

@@ -9,9 +9,9 @@
  * their order.  There is no timer: an idle daemon asks in one round trip, a
  * loaded one asks ever more at once.
  *
- * A statement that takes longer than patience_s is not waited for: whoever
- * waits is told so, nobody may wait until it is over, and its rows are still
- * learnt when it comes.
+ * Nobody waits for longer than patience_s: whoever waits is told so then,
+ * nobody may wait until the statement is over, and its rows are still learnt
+ * when it comes.
  */
 
 #include "base/str.h"
@@ -47,7 +47,8 @@ struct batch_waiter {
 struct batch_item {
 	struct batch_item *chain;
 	uint64_t key;
-	int count; /* how often, of those that count */
+	int count;    /* how often, of those that count */
+	double since; /* when the first of them began to wait; monotonic */
 	int row;   /* of the result, for match to set */
 	struct batch_waiter *first;
 	char *column[BATCH_COLUMNS_MAX]; /* text */

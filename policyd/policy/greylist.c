@@ -244,7 +244,7 @@ log_full(struct greylist *g)
 }
 
 static struct greylist_answer
-judge_in_memory(struct greylist *g, struct sighting *s)
+judge_key(struct greylist *g, struct sighting *s)
 {
 	struct attempt_limits l = limits(g);
 	int64_t now = now_ms();
@@ -320,6 +320,26 @@ client_is_known(struct greylist *g, struct sighting *s, uint64_t client,
 	    note_client(g, s, client, now) != NULL)
 		use(g, client, k, now);
 	return true;
+}
+
+static bool
+is_exempt(struct greylist *g, struct sighting *s, bool away, int64_t now,
+    bool *changed)
+{
+	return client_is_known(g, s, s->client, away, now, changed) ||
+	    (s->network != s->client &&
+		client_is_known(g, s, s->network, away, now, changed));
+}
+
+/* PostgreSQL does not answer: all that is known counts. */
+static struct greylist_answer
+judge_in_memory(struct greylist *g, struct sighting *s)
+{
+	bool changed = false;
+
+	if (is_exempt(g, s, true, now_ms(), &changed))
+		return (struct greylist_answer){GREYLIST_CLIENT, 0};
+	return judge_key(g, s);
 }
 
 /* An early attempt leaves its mark, where there is room for it. */
@@ -634,6 +654,23 @@ on_row(void *arg, const PGresult *res, int row)
 	w->done(w->arg, &a);
 }
 
+/*
+ * What PostgreSQL knows now serves while it is away once more; while it is
+ * there, it is asked.
+ */
+static void
+on_arrived(void *arg, const struct journal_entry *e)
+{
+	struct greylist *g = arg;
+	bool waits = e->row.passed_at == ATTEMPT_WAITS;
+
+	if (e->kind != JOURNAL_CLIENT && !known_find(g->known, e->key).sure)
+		known_put(g->known, e->key,
+		    waits ? KNOWN_WAITING : KNOWN_PASSED,
+		    waits ? e->row.first_seen : e->row.last_seen,
+		    known_epoch(g->known) - 1);
+}
+
 bool
 greylist_ask(struct greylist *g, struct sighting *s,
     struct greylist_answer *out, struct greylist_waiter *w,
@@ -646,14 +683,12 @@ greylist_ask(struct greylist *g, struct sighting *s,
 	int64_t now = now_ms();
 
 	*out = (struct greylist_answer){GREYLIST_CLIENT, 0};
-	if (client_is_known(g, s, s->client, away, now, &changed) ||
-	    (s->network != s->client &&
-		client_is_known(g, s, s->network, away, now, &changed)))
+	if (is_exempt(g, s, away, now, &changed))
 		return true;
 	/* What PostgreSQL has not heard of, it would take for new. */
 	e = journal_find(g->journal, key);
 	if (e != NULL && e->kind == JOURNAL_NEW_KEY) {
-		*out = judge_in_memory(g, s);
+		*out = judge_key(g, s);
 		return true;
 	}
 	if (key_is_known(g, s, away, changed, now, out) ||
@@ -819,7 +854,8 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 	connect_ear(g);
 	g->batch = batch_new(loop, &options);
 	batch_use(g->batch, g->pool, config->database.query_timeout_s);
-	g->writer = writer_new(loop, config, g->pool, g->ahead);
+	g->writer = writer_new(loop, config, g->pool, g->ahead, on_arrived,
+	    g);
 	g->journal = writer_journal(g->writer);
 	g->purge = purge_new(loop, config, g->pool);
 	g->begun = tally_new();

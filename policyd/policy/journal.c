@@ -176,8 +176,9 @@ journal_take(struct journal *j, enum journal_kind kind, size_t max, size_t *n)
 	return j->taken;
 }
 
-static void
-end(struct journal *j, bool arrived)
+void
+journal_sent(struct journal *j,
+    void (*arrived)(void *arg, const struct journal_entry *e), void *arg)
 {
 	struct journal_entry **taken = j->taken;
 	size_t n = j->taken_count;
@@ -187,8 +188,10 @@ end(struct journal *j, bool arrived)
 	for (size_t i = 0; i < n; i++) {
 		struct journal_entry *e = taken[i];
 
-		if (e == NULL || !arrived)
+		if (e == NULL)
 			continue;
+		if (arrived != NULL)
+			arrived(arg, e);
 		if (!e->changed) {
 			forget(j, e);
 			continue;
@@ -203,15 +206,11 @@ end(struct journal *j, bool arrived)
 }
 
 void
-journal_sent(struct journal *j)
-{
-	end(j, true);
-}
-
-void
 journal_unsent(struct journal *j)
 {
-	end(j, false);
+	free(j->taken);
+	j->taken = NULL;
+	j->taken_count = 0;
 }
 
 /* ---- on disk ---- */

@@ -90,10 +90,12 @@ struct journal_entry *const *journal_take(struct journal *j,
     enum journal_kind kind, size_t max, size_t *n);
 
 /*
- * What was taken has arrived, and goes; what changed meanwhile stays, as
- * something that PostgreSQL knows.
+ * What was taken has arrived: arrived is called for each entry, and it goes;
+ * what changed meanwhile stays, as something that PostgreSQL knows.  arrived
+ * may be NULL.
  */
-void journal_sent(struct journal *j);
+void journal_sent(struct journal *j,
+    void (*arrived)(void *arg, const struct journal_entry *e), void *arg);
 
 /* It has not; it will go again. */
 void journal_unsent(struct journal *j);

@@ -22,6 +22,8 @@ struct writer {
 	const struct config *config;
 	struct db_pool *pool;
 	struct journal *journal;
+	writer_arrived_fn *arrived;
+	void *arg;
 	int64_t ahead;
 	bool clock_known;
 	ev_timer timer;
@@ -250,7 +252,7 @@ static void
 refused(struct writer *w)
 {
 	if (w->piece == 1) {
-		journal_sent(w->journal);
+		journal_sent(w->journal, NULL, NULL);
 		return;
 	}
 	w->piece /= 2;
@@ -264,7 +266,7 @@ on_written(void *arg, enum db_outcome outcome, PGresult *res)
 
 	w->call = NULL;
 	if (outcome == DB_OK) {
-		journal_sent(w->journal);
+		journal_sent(w->journal, w->arrived, w->arg);
 		if (w->piece < ROWS_MAX)
 			w->piece *= 2;
 		write_next(w);
@@ -358,10 +360,12 @@ writer_soon(struct writer *w)
 
 struct writer *
 writer_new(struct ev_loop *loop, const struct config *config,
-    struct db_pool *pool, int64_t ahead)
+    struct db_pool *pool, int64_t ahead, writer_arrived_fn *arrived, void *arg)
 {
 	struct writer *w = mem_zalloc(sizeof(*w));
 
+	w->arrived = arrived;
+	w->arg = arg;
 	w->loop = loop;
 	w->config = config;
 	w->pool = pool;

@@ -18,12 +18,15 @@ struct db_pool;
 struct ev_loop;
 struct writer;
 
+/* An entry of the journal has arrived, and may go; from the loop. */
+typedef void writer_arrived_fn(void *arg, const struct journal_entry *e);
+
 /*
  * Borrows the pool.  ahead: a guess at what writer_set_ahead() will say.  What
  * an earlier process left on disk is in the journal at once.
  */
 struct writer *writer_new(struct ev_loop *loop, const struct config *config,
-    struct db_pool *pool, int64_t ahead);
+    struct db_pool *pool, int64_t ahead, writer_arrived_fn *arrived, void *arg);
 
 /*
  * NULL is allowed.  What is not written to PostgreSQL (see writer_drain()) is

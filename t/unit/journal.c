@@ -39,7 +39,7 @@ test_sending(void)
 	ok(n == 2 && taken[0] == b && taken[1] == a, "sorted by their texts");
 	a->add++;
 	journal_touch(j, a, JOURNAL_NEW_KEY);
-	journal_sent(j);
+	journal_sent(j, NULL, NULL);
 	is_long((long)journal_count(j), 2, "what was sent goes");
 	ok(journal_find(j, 1) == a && a->kind == JOURNAL_KNOWN_KEY,
 	    "what changed meanwhile stays, and is known there");
@@ -50,7 +50,7 @@ test_sending(void)
 	a->add = 1;
 	a->adding = JOURNAL_ANEW;
 	journal_touch(j, a, JOURNAL_NEW_KEY);
-	journal_sent(j);
+	journal_sent(j, NULL, NULL);
 	ok(a->kind == JOURNAL_NEW_KEY && a->add == 1,
 	    "one that began anew meanwhile is new");
 	is_long((long)journal_count_of(j, JOURNAL_NEW_KEY), 1, "of that kind");
@@ -58,16 +58,16 @@ test_sending(void)
 	taken = journal_take(j, JOURNAL_NEW_KEY, 10, &n);
 	journal_drop(j, a);
 	ok(taken[0] == NULL, "one that is dropped meanwhile");
-	journal_sent(j);
+	journal_sent(j, NULL, NULL);
 	is_long((long)journal_count(j), 1, "is gone");
 
 	taken = journal_take(j, JOURNAL_CLIENT, 10, &n);
 	c->add++;
 	journal_touch(j, c, JOURNAL_CLIENT);
-	journal_sent(j);
+	journal_sent(j, NULL, NULL);
 	ok(journal_find(j, 3) == c && c->add == 1, "a client that passed again");
 	journal_take(j, JOURNAL_CLIENT, 10, &n);
-	journal_sent(j);
+	journal_sent(j, NULL, NULL);
 	is_long((long)journal_count(j), 0, "nothing is left");
 	journal_free(j);
 }
@@ -87,7 +87,7 @@ test_bound(void)
 	while ((taken = journal_take(j, JOURNAL_NEW_KEY, 1000, &n)) != NULL &&
 	    n > 0) {
 		total += n;
-		journal_sent(j);
+		journal_sent(j, NULL, NULL);
 	}
 	journal_unsent(j);
 	is_long((long)total, JOURNAL_MAX, "all of them go");
