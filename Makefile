@@ -144,6 +144,7 @@ bench: packages-test ## measure policyd against a server that does nothing
 	@$(MAKE) -s --no-print-directory all $(BENCH)
 	@B=$(B) POLICYD=$(B)/policyd t/bench/run
 	@B=$(B) POLICYD=$(B)/policyd t/bench/rules
+	@B=$(B) POLICYD=$(B)/policyd t/bench/greylist
 
 test: packages-test ## everything: units, fuzz corpora, PostgreSQL and Postfix
 	@$(MAKE) --no-print-directory check

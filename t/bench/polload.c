@@ -11,10 +11,18 @@
  *   {tick}     8 hex digits that differ for every session (for `instance`)
  *   {port}     5 digits, and
  *   {ip}       10.x.y.z, that belong to the session
- * A session lasts for -k requests of one connection.
+ *   {key}      8 letters, and
+ *   {to}       8 others, and
+ *   {net}      an address, that belong to the request's number
+ * A session lasts for -k requests of one connection.  Requests are numbered
+ * from -F, and start again there after -K of them; without -K, no number comes
+ * twice.  Numbers are scattered, so that neighbours have nothing in common;
+ * -P prints those of a run, one a line, and asks nobody.
  *
  * Result: one line of key=value pairs, then a line `answer COUNT TEXT` for
- * each kind of answer.  Exit status 1 if anything went wrong on the way.
+ * each kind of answer.  `total` counts the answers before the clock started
+ * and after it stopped as well.  Exit status 1 if anything went wrong on the
+ * way.
  */
 
 #include <dirent.h>
@@ -49,9 +57,10 @@ enum {
 	BUCKETS = 41 * STEPS,
 };
 
-#define NS 1000000000ULL
+#define NS         1000000000ULL
+#define RUN_OUT_NS (5 * NS)
 
-enum slot_kind { SLOT_TICK, SLOT_PORT, SLOT_IP };
+enum slot_kind { SLOT_TICK, SLOT_PORT, SLOT_IP, SLOT_KEY, SLOT_TO, SLOT_NET };
 
 struct slot {
 	enum slot_kind kind;
@@ -91,6 +100,9 @@ struct options {
 	unsigned conns;
 	unsigned blocks;
 	unsigned per_session;
+	uint32_t first; /* request */
+	uint32_t round; /* requests until it comes again, 0 = never */
+	bool print;
 	double warmup_s;
 	double seconds;
 	double rate; /* requests a second over all connections, 0 = no limit */
@@ -115,9 +127,12 @@ static unsigned idle_count;
 static int epoll_fd;
 static unsigned next_block;
 static uint32_t next_session;
+static uint32_t next_request;
 static uint64_t random_state = 88172645463325252ULL;
 
 static uint64_t done;
+static uint64_t total; /* the same, and those that are not counted */
+static bool counting;
 static uint64_t errors;
 static uint64_t worst_ns;
 static uint64_t latency[BUCKETS];
@@ -326,6 +341,21 @@ expand(struct block *b, const char *p, unsigned seq, char *out, size_t at,
 		snprintf(out + at, cap, "10.100.100.100");
 		return 4;
 	}
+	if (strncmp(p, "{key}", 5) == 0) {
+		block_slot(b, SLOT_KEY, at);
+		snprintf(out + at, cap, "gggggggg");
+		return 5;
+	}
+	if (strncmp(p, "{to}", 4) == 0) {
+		block_slot(b, SLOT_TO, at);
+		snprintf(out + at, cap, "gggggggg");
+		return 4;
+	}
+	if (strncmp(p, "{net}", 5) == 0) {
+		block_slot(b, SLOT_NET, at);
+		snprintf(out + at, cap, "130.100.100.100");
+		return 5;
+	}
 	return 0;
 }
 
@@ -377,8 +407,39 @@ digits(char *p, uint32_t v, unsigned n)
 	}
 }
 
+/* No digits and nothing hexadecimal: who folds senders leaves these alone. */
 static void
-block_patch(struct block *b, uint32_t session)
+letters(char *p, uint32_t v)
+{
+	for (unsigned i = 0; i < 8; i++)
+		p[i] = "ghjkmnpqrstvwxyz"[(v >> (28 - 4 * i)) & 15];
+}
+
+/* Three digits in each place, none with a zero in front. */
+static void
+net(char *p, uint32_t v)
+{
+	digits(p, 130 + v / (156 * 156) % 90, 3);
+	digits(p + 4, 100 + v / 156 % 156, 3);
+	digits(p + 8, 100 + v % 156, 3);
+	digits(p + 12, 100 + v % 100, 3);
+}
+
+/* One to one, as the factor is odd. */
+static uint32_t
+scatter(uint32_t request)
+{
+	return request * 2654435761U;
+}
+
+static uint32_t
+scatter_again(uint32_t request)
+{
+	return request * 2246822519U;
+}
+
+static void
+block_patch(struct block *b, uint32_t session, uint32_t request)
 {
 	static const char hex[] = "0123456789abcdef";
 
@@ -398,7 +459,32 @@ block_patch(struct block *b, uint32_t session)
 			digits(p + 7, 100 + session / 100 % 100, 3);
 			digits(p + 11, 100 + session % 100, 3);
 			break;
+		case SLOT_KEY:
+			letters(p, scatter(request));
+			break;
+		case SLOT_TO:
+			letters(p, scatter_again(request));
+			break;
+		case SLOT_NET:
+			net(p, scatter(request));
+			break;
 		}
+	}
+}
+
+/* The numbers of a run, as they stand in the requests. */
+static void
+print_requests(void)
+{
+	for (uint32_t i = 0; i < opt.round; i++) {
+		char key[9] = "";
+		char to[9] = "";
+		char from[16] = "130.100.100.100";
+
+		letters(key, scatter(opt.first + i));
+		letters(to, scatter_again(opt.first + i));
+		net(from, scatter(opt.first + i));
+		printf("%s %s %s\n", from, key, to);
 	}
 }
 
@@ -464,7 +550,9 @@ conn_send(struct conn *c)
 		c->left = opt.per_session;
 	}
 	c->left--;
-	block_patch(b, c->session);
+	block_patch(b, c->session, next_request++);
+	if (opt.round > 0 && next_request == opt.first + opt.round)
+		next_request = opt.first;
 	c->len = 0;
 	c->sent_ns = now_ns();
 	while (send(c->fd, b->text, b->len, MSG_NOSIGNAL) != (ssize_t)b->len) {
@@ -528,12 +616,15 @@ conn_readable(struct conn *c)
 		return;
 	}
 	took = now_ns() - c->sent_ns;
-	latency[bucket_of(took)]++;
-	if (took > worst_ns)
-		worst_ns = took;
-	done++;
-	answer_count(c->buf + 7, c->len - 9);
 	c->sent_ns = 0;
+	total++;
+	if (counting) {
+		latency[bucket_of(took)]++;
+		if (took > worst_ns)
+			worst_ns = took;
+		done++;
+		answer_count(c->buf + 7, c->len - 9);
+	}
 	conn_idle(c);
 }
 
@@ -589,6 +680,33 @@ run_until(uint64_t end_ns, uint64_t *due_ns)
 	}
 }
 
+/* Nothing more is sent, and what is out is waited for. */
+static void
+run_out(uint64_t end_ns)
+{
+	struct epoll_event ev[EVENTS_MAX];
+
+	while (idle_count < opt.conns && now_ns() < end_ns) {
+		int n = epoll_wait(epoll_fd, ev, EVENTS_MAX, 10);
+
+		for (int i = 0; i < n; i++)
+			conn_readable(ev[i].data.ptr);
+	}
+}
+
+/* How long the oldest request has been out. */
+static uint64_t
+oldest_ns(void)
+{
+	uint64_t now = now_ns();
+	uint64_t oldest = 0;
+
+	for (unsigned i = 0; i < opt.conns; i++)
+		if (conns[i].sent_ns != 0 && now - conns[i].sent_ns > oldest)
+			oldest = now - conns[i].sent_ns;
+	return oldest;
+}
+
 static void
 counters_reset(void)
 {
@@ -610,23 +728,19 @@ cpu_self_us(void)
 }
 
 static void
-report(
-    double elapsed_s, const struct cpu *a, const struct cpu *b, double self_us)
+report(double elapsed_s, const struct cpu *a, const struct cpu *b,
+    double self_us, uint64_t oldest)
 {
 	double n = done > 0 ? (double)done : 1;
 	double tick_us = 1e6 / (double)sysconf(_SC_CLK_TCK);
-	uint64_t now = now_ns();
-	uint64_t oldest = 0;
 
-	for (unsigned i = 0; i < opt.conns; i++)
-		if (conns[i].sent_ns != 0 && now - conns[i].sent_ns > oldest)
-			oldest = now - conns[i].sent_ns;
 	printf("connections=%u seconds=%.3f requests=%" PRIu64 " rate=%.0f "
 	       "p50_us=%.1f p99_us=%.1f max_us=%.1f oldest_us=%.1f "
-	       "errors=%" PRIu64 " loader_us=%.3f",
+	       "errors=%" PRIu64 " loader_us=%.3f total=%" PRIu64 " left=%u",
 	    opt.conns, elapsed_s, done, (double)done / elapsed_s,
 	    quantile_us(0.5), quantile_us(0.99), (double)worst_ns / 1000,
-	    (double)oldest / 1000, errors, self_us / n);
+	    (double)oldest / 1000, errors, self_us / n, total,
+	    opt.conns - idle_count);
 	if (opt.pid != 0)
 		printf(" cpu_us=%.3f user_us=%.3f kernel_us=%.3f busy=%.2f",
 		    (double)(b->run_ns - a->run_ns) / 1000 / n,
@@ -682,7 +796,9 @@ usage(void)
 	fputs("usage: polload -s unix:PATH|inet:HOST:PORT -r TEMPLATE...\n"
 	      "  [-c CONNECTIONS] [-n BLOCKS] [-k REQUESTS-A-SESSION]\n"
 	      "  [-w WARMUP-SECONDS] [-d SECONDS] [-R RATE] [-p PID]"
-	      " [-S SESSION]\n",
+	      " [-S SESSION]\n"
+	      "  [-F FIRST-REQUEST] [-K REQUESTS]\n"
+	      "   or: polload -P [-F FIRST-REQUEST] -K REQUESTS\n",
 	    stderr);
 	exit(2);
 }
@@ -703,7 +819,7 @@ options_parse(int argc, char **argv)
 {
 	int c;
 
-	while ((c = getopt(argc, argv, "s:r:c:n:k:w:d:R:p:S:")) != -1) {
+	while ((c = getopt(argc, argv, "s:r:c:n:k:w:d:R:p:S:F:K:P")) != -1) {
 		switch (c) {
 		case 's':
 			peer_parse(optarg);
@@ -737,12 +853,26 @@ options_parse(int argc, char **argv)
 		case 'S':
 			next_session = count_parse(optarg);
 			break;
+		case 'F':
+			opt.first = (uint32_t)strtoul(optarg, NULL, 10);
+			break;
+		case 'K':
+			opt.round = count_parse(optarg);
+			break;
+		case 'P':
+			opt.print = true;
+			break;
 		default:
 			usage();
 		}
 	}
+	if (opt.print && opt.round > 0 && optind == argc) {
+		print_requests();
+		exit(0);
+	}
 	if (opt.peer_len == 0 || opt.templates == 0 || optind != argc)
 		usage();
+	next_request = opt.first;
 }
 
 int
@@ -754,6 +884,7 @@ main(int argc, char **argv)
 	uint64_t due;
 	uint64_t ended;
 	double self_us;
+	uint64_t oldest;
 
 	options_parse(argc, argv);
 	(void)signal(SIGPIPE, SIG_IGN);
@@ -772,13 +903,18 @@ main(int argc, char **argv)
 	due = now_ns();
 	run_until(due + (uint64_t)(opt.warmup_s * (double)NS), &due);
 	counters_reset();
+	counting = true;
 	before = cpu_of(opt.pid);
 	self_us = cpu_self_us();
 	start = now_ns();
 	run_until(start + (uint64_t)(opt.seconds * (double)NS), &due);
 	ended = now_ns();
+	counting = false;
 	self_us = cpu_self_us() - self_us;
 	after = cpu_of(opt.pid);
-	report((double)(ended - start) / (double)NS, &before, &after, self_us);
+	oldest = oldest_ns();
+	run_out(ended + RUN_OUT_NS);
+	report((double)(ended - start) / (double)NS, &before, &after, self_us,
+	    oldest);
 	return errors == 0 ? 0 : 1;
 }
