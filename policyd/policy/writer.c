@@ -14,7 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const double WRITE_S = 1;
+/* Gather for so long; and where that failed, try again after so long. */
+static const double GATHER_S = 0.1, RETRY_S = 1;
 enum { ROWS_MAX = 1000 }; /* of a statement */
 
 struct writer {
@@ -35,6 +36,23 @@ struct writer {
 	struct log_limit limit;
 };
 
+
+/* ---- when ---- */
+
+static void
+write_after(struct writer *w, double s)
+{
+	if (!ev_is_active(&w->timer)) {
+		ev_timer_set(&w->timer, s, 0);
+		ev_timer_start(w->loop, &w->timer);
+	}
+}
+
+void
+writer_soon(struct writer *w)
+{
+	write_after(w, GATHER_S);
+}
 
 /* ---- on disk ---- */
 
@@ -99,7 +117,7 @@ forget(struct writer *w)
 	if (!w->on_disk)
 		return;
 	if (aside_is_busy(w->aside))
-		writer_soon(w);
+		write_after(w, RETRY_S);
 	else
 		remove_file(w);
 }
@@ -114,7 +132,7 @@ load(struct writer *w)
 		log_line(LOG_NOTICE, "%s: %zu attempts are to be written", path,
 		    journal_count(w->journal));
 		w->on_disk = true;
-		writer_soon(w);
+		write_after(w, RETRY_S);
 	} else if (errno != ENOENT) {
 		log_line(LOG_ERR, "%s is left out: %s", path, why);
 	}
@@ -277,7 +295,7 @@ on_written(void *arg, enum db_outcome outcome, PGresult *res)
 		else
 			journal_unsent(w->journal);
 		keep(w);
-		writer_soon(w);
+		write_after(w, RETRY_S);
 	}
 	PQclear(res);
 }
@@ -311,7 +329,7 @@ write_piece(struct writer *w, enum journal_kind kind)
 		free(own[i]);
 	if (w->call == NULL) {
 		journal_unsent(w->journal);
-		writer_soon(w);
+		write_after(w, RETRY_S);
 	}
 }
 
@@ -329,7 +347,7 @@ write_next(struct writer *w)
 	}
 	if (!w->clock_known || !db_pool_hopeful(w->pool)) {
 		keep(w);
-		writer_soon(w);
+		write_after(w, RETRY_S);
 		return;
 	}
 	for (int i = 0; i < JOURNAL_KINDS; i++)
@@ -345,15 +363,6 @@ on_timer(struct ev_loop *loop, ev_timer *timer, int events)
 	(void)loop;
 	(void)events;
 	write_next(timer->data);
-}
-
-void
-writer_soon(struct writer *w)
-{
-	if (!ev_is_active(&w->timer)) {
-		ev_timer_set(&w->timer, WRITE_S, 0);
-		ev_timer_start(w->loop, &w->timer);
-	}
 }
 
 /* ---- life ---- */
@@ -410,7 +419,7 @@ writer_reconfigure(struct writer *w, const struct config *config,
 		db_call_cancel(w->call);
 		w->call = NULL;
 		journal_unsent(w->journal);
-		writer_soon(w);
+		write_after(w, RETRY_S);
 	}
 	w->pool = pool;
 }
