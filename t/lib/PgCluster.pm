@@ -10,6 +10,8 @@ package PgCluster;
 #	system $program, $pg->conninfo(user => 'policyd');
 #	$pg->freeze; ... $pg->thaw;	# hung, as a dead disk would leave it
 #	$pg->stop; ... $pg->start;
+#	my $other = $pg->standby;	# follows it
+#	$pg->crash; $other->promote;
 #
 # It listens on a Unix socket in its own folder and nowhere else, trusts every
 # local user, and does not fsync.  PostgreSQL refuses to run as root, so root
@@ -30,9 +32,11 @@ use constant WAIT_S => 60;
 
 our $BIN = $ENV{PG_BIN} || '/usr/lib/postgresql/15/bin';
 
-# new(dir => FOLDER, dbname => NAME, settings => {NAME => VALUE}): without dir
-# a folder in TMPDIR that goes away again; a dir that is given is kept, and a
-# cluster that is in it already is used as it is.
+# new(dir => FOLDER, dbname => NAME, settings => {NAME => VALUE}, disk => SIZE):
+# without dir a folder in TMPDIR that goes away again; a dir that is given is
+# kept, and a cluster that is in it already is used as it is.  disk: a small,
+# empty one is mounted on small_disk() at each start, for the server alone, and
+# is gone when it ends; may_mount() says whether that can be done here.
 sub new {
 	my ($class, %arg) = @_;
 	my $self = bless {
@@ -40,17 +44,12 @@ sub new {
 		keep => defined $arg{dir},
 		dbname => $arg{dbname} || 'policyd',
 		settings => $arg{settings} || {},
+		disk => $arg{disk},
 		owner => $$,
 	}, $class;
 	my $dir = $self->{dir};
 
-	-d $dir or mkdir $dir, 0755 or croak "$dir: $!";
-	chmod 0755, $dir;	# a daemon of another user must reach the socket
-	if ($> == 0) {
-		$self->{user} = (grep { defined getpwnam $_ }
-		    qw(postgres nobody))[0] or croak 'no user to run as';
-		chown((getpwnam $self->{user})[2, 3], $dir);
-	}
+	$self->own_dir;
 	my $fresh = !-e "$dir/data/PG_VERSION";
 	$self->run("$BIN/initdb", '-D', "$dir/data", qw(-U postgres -A trust
 	    -E UTF8 --locale=C.UTF-8 --no-sync --no-instructions)) if $fresh;
@@ -60,7 +59,57 @@ sub new {
 	return $self;
 }
 
+# standby(): a cluster of its own that follows this one.
+sub standby {
+	my ($self) = @_;
+	my $new = bless {
+		dir => tempdir('pg-XXXXXXXX', TMPDIR => 1),
+		dbname => $self->{dbname},
+		settings => $self->{settings},
+		owner => $$,
+	}, ref $self;
+
+	$new->own_dir;
+	return $new->follow($self);
+}
+
+# One that has ended starts again as a standby of another.
+sub follow {
+	my ($self, $other) = @_;
+
+	remove_tree("$self->{dir}/data");
+	$self->run("$BIN/pg_basebackup", '-D', "$self->{dir}/data", '-d',
+	    $other->conninfo(dbname => 'postgres'), qw(-R -X stream -c fast
+	    --no-sync));
+	$self->start;
+	return $self;
+}
+
+# A standby is the primary from now on.
+sub promote {
+	my ($self) = @_;
+	$self->psql('SELECT pg_promote()', dbname => 'postgres') eq 't'
+	    or croak 'the standby is not promoted';
+	return;
+}
+
+sub own_dir {
+	my ($self) = @_;
+	my $dir = $self->{dir};
+
+	-d $dir or mkdir $dir, 0755 or croak "$dir: $!";
+	chmod 0755, $dir;	# a daemon of another user must reach the socket
+	if ($> == 0) {
+		$self->{user} = (grep { defined getpwnam $_ }
+		    qw(postgres nobody))[0] or croak 'no user to run as';
+		chown((getpwnam $self->{user})[2, 3], $dir);
+	}
+	mkdir $self->small_disk if $self->{disk};
+	return;
+}
+
 sub dir { return $_[0]{dir} }
+sub small_disk { return "$_[0]{dir}/disk" }
 sub log_file { return "$_[0]{dir}/log" }
 
 # The process id of the postmaster; undef when it does not run.
@@ -138,9 +187,10 @@ sub start {
 		open STDOUT, '>>', $self->log_file;
 		open STDERR, '>&', \*STDOUT;
 		chdir $dir;
-		exec { 'setpriv' } $self->as_user, "$BIN/postgres", '-D',
-		    "$dir/data", map { ('-c', "$_=$set{$_}") } sort keys %set
-		    or POSIX::_exit(127);
+		my @server = $self->on_disk($self->as_user, "$BIN/postgres",
+		    '-D', "$dir/data",
+		    map { ('-c', "$_=$set{$_}") } sort keys %set);
+		exec { $server[0] } @server or POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;
 	$self->{frozen} = 0;
@@ -150,7 +200,8 @@ sub start {
 		# The last line of this file says "ready" once it accepts.
 		open my $in, '<', "$dir/data/postmaster.pid" or return 0;
 		my @line = <$in>;
-		return @line > 7 && $line[0] == $pid && $line[7] =~ /^ready/;
+		return @line > 7 && $line[0] == $pid
+		    && $line[7] =~ /^(?:ready|standby)/;
 	}) or croak 'PostgreSQL does not start: ' . $self->log_text;
 	return;
 }
@@ -163,6 +214,19 @@ sub stop {
 	$self->thaw;
 	kill $signal{ $mode || 'fast' }, $self->{pid};
 	wait_until(sub { $self->reaped }) or croak 'PostgreSQL does not stop';
+	return;
+}
+
+# SIGKILL: nothing is written any more, and nobody said goodbye.
+sub crash {
+	my ($self) = @_;
+	my @children = $self->children;
+
+	kill 'KILL', $self->{pid};
+	wait_until(sub { $self->reaped }) or croak 'PostgreSQL does not die';
+	# They see it by themselves, and a new server waits for the last.
+	wait_until(sub { !grep { (process($_))[0] !~ /[ZX]/ } @children })
+	    or croak 'children of PostgreSQL live on';
 	return;
 }
 
@@ -232,6 +296,40 @@ sub as_user {
 	my @who = $self->{user} ? ('--reuid', $self->{user}, '--regid',
 	    (getpwnam $self->{user})[3], '--clear-groups') : ();
 	return ('setpriv', @who, '--pdeathsig', 'QUIT', '--');
+}
+
+# Can a disk be mounted that others do not see?  Root may, where a container
+# does not forbid it; others as the root of a namespace, where the kernel does
+# not.
+sub may_mount {
+	defined(my $pid = fork) or croak "fork: $!";
+	if ($pid == 0) {
+		open STDERR, '>', '/dev/null';
+		exec { 'unshare' } mount_for(), '1m', '/mnt', 'mode=0700',
+		    as_we_are(), 'true' or POSIX::_exit(127);
+	}
+	waitpid $pid, 0;
+	return $? == 0;
+}
+
+# The beginning of a command line, before SIZE FOLDER OPTIONS COMMAND...
+sub mount_for {
+	return ('unshare', $> == 0 ? '-m' : '-rm', 'sh', '-c',
+	    'mount -t tmpfs -o "size=$1,$3" tmpfs "$2" && shift 3 && exec "$@"',
+	    'sh');
+}
+
+# In it PostgreSQL must not be root.
+sub as_we_are { return $> == 0 ? () : ('unshare', '-U', "--map-user=$>") }
+
+# A command line, with the small disk mounted around it.
+sub on_disk {
+	my ($self, @command) = @_;
+	return @command if !$self->{disk};
+	my ($uid, $gid) = $self->{user} ? (getpwnam $self->{user})[2, 3] : ();
+	return (mount_for(), $self->{disk}, $self->small_disk,
+	    defined $uid ? "mode=0700,uid=$uid,gid=$gid" : 'mode=0700',
+	    as_we_are(), @command);
 }
 
 # True once the postmaster has ended; it is forgotten then.

@@ -1,0 +1,198 @@
+#!/usr/bin/perl
+
+# SPDX-License-Identifier: MIT
+#
+# Whatever breaks, mail goes on and nothing is lost: each fault of PostgreSQL,
+# under load.  FAULT_SECONDS=60 is for a longer last one.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use FaultProxy;
+use FaultTest;
+use PgCluster;
+use PolicydTest qw(install_schema soon wait_for);
+
+my $may_mount = PgCluster::may_mount();
+my $pg = install_schema(PgCluster->new(settings => { max_connections => 24 },
+	$may_mount ? (disk => '4m') : ()));
+$pg->psql(FaultTest::rows() . 'CREATE ROLE others LOGIN');
+
+sub daemon {
+	my %where = @_;
+	return PolicydTest->new(
+		conninfo => $pg->conninfo(user => 'policyd', %where),
+		ini      => { FaultTest::ini() }
+	)->start;
+}
+
+# The processes that serve policyd.
+sub backends {
+	my $dbh = shift;
+	return @{ $dbh->selectcol_arrayref(q{SELECT pid FROM pg_stat_activity
+		WHERE usename = 'policyd'}) };
+}
+
+sub terminate {
+	my ($dbh, @pid) = @_;
+	$dbh->do('SELECT pg_terminate_backend(unnest(?::int[]))', undef, \@pid)
+		if @pid;
+	return;
+}
+
+my $d = daemon();
+my $test = FaultTest->new(pg => $pg, daemon => $d);
+
+sub fault { $test->fault(@_); return }
+
+# ---- the disk is full ----
+
+SKIP: {
+	my $disk = $pg->small_disk;
+	my $log = length $pg->log_text;
+	skip 'no disk can be mounted here', 1 if !$may_mount;
+	$pg->psql("CREATE TABLESPACE small LOCATION '$disk'");
+	$pg->psql("ALTER $_ SET TABLESPACE small")
+		for 'TABLE policyd.greylist', 'INDEX policyd.greylist_pkey',
+		'TABLE policyd.client', 'INDEX policyd.client_pkey';
+	fault('no disk',
+		break => sub {
+			my $dbh = $pg->dbh;
+			# All that it takes, and what is left in the last page.
+			eval {
+				$dbh->do("COPY (SELECT repeat('x', 8191) FROM
+					generate_series(1, 10000)) TO '$disk/all'")
+			} and die "the disk has no end\n";
+			$dbh->disconnect;
+		},
+		mend => sub { $pg->psql("COPY (SELECT) TO '$disk/all'") }
+	);
+	like(substr($pg->log_text, $log), qr/could not extend file/,
+		'no disk: PostgreSQL could not write');
+	$pg->psql("ALTER $_ SET TABLESPACE pg_default")
+		for 'TABLE policyd.greylist', 'INDEX policyd.greylist_pkey',
+		'TABLE policyd.client', 'INDEX policyd.client_pkey';
+	$pg->psql('DROP TABLESPACE small');
+}
+
+# ---- it ends ----
+
+fault('stopped',
+	break => sub { $pg->stop('fast') },
+	mend  => sub { $pg->start });
+fault('killed',
+	unsynced => 1,
+	break    => sub { $pg->crash },
+	mend     => sub { $pg->start });
+fault('restarted',
+	break => sub { $pg->restart('fast') });
+fault('frozen',
+	seconds => 2.5,
+	break => sub { $pg->freeze },
+	mend  => sub { $pg->thaw });
+
+# ---- it says no ----
+
+{
+	my @held;
+	my $dbh;
+	fault('no connections',
+		break => sub {
+			$dbh = $pg->dbh;
+			wait_for {
+				my $more = eval { $pg->dbh(user => 'others') };
+				push @held, $more if $more;
+				return 0 if $more;
+				my @theirs = backends($dbh) or return 1;
+				terminate($dbh, @theirs);
+				return 0;
+			} 10 or die "policyd keeps its connections\n";
+		},
+		mend => sub {
+			is(join(' ', backends($dbh)), '',
+				'no connections: policyd has none');
+			$_->disconnect for splice(@held), $dbh;
+		});
+}
+{
+	my $log = length $pg->log_text;
+	fault('read-only',
+		break => sub {
+			my $dbh = $pg->dbh;
+			$dbh->do('ALTER SYSTEM SET default_transaction_read_only = on');
+			$dbh->do('SELECT pg_reload_conf()');
+			terminate($dbh, backends($dbh));
+			$dbh->disconnect;
+		},
+		mend => sub {
+			my $dbh = $pg->dbh;
+			$dbh->do('ALTER SYSTEM RESET default_transaction_read_only');
+			$dbh->do('SELECT pg_reload_conf()');
+			$dbh->disconnect;
+		});
+	like(substr($pg->log_text, $log), qr/in a read-only transaction/,
+		'read-only: PostgreSQL refused to write');
+}
+{
+	my $dbh;
+	fault('one by one',
+		seconds   => $ENV{FAULT_SECONDS} || 8,
+		break     => sub { $dbh = $pg->dbh },
+		meanwhile => sub {
+			my @theirs = backends($dbh);
+			terminate($dbh, $theirs[ rand @theirs ]) if @theirs;
+			sleep 0.02 + rand 0.15;
+		},
+		mend => sub { $dbh->disconnect });
+}
+undef $test;
+
+# ---- it goes twice ----
+
+# Seen while it was away the first time, and tried again the second time.
+{
+	my %key = (client_name => 'unknown', client_address => '192.0.2.7',
+		recipient => 'twice@any.example');
+	$pg->stop;
+	my $seen = time;
+	like($d->ask(%key), qr/^DEFER_IF_PERMIT 4\.2\.0 /, 'twice: a new key');
+	$pg->start;
+	soon {
+		$pg->psql(q{SELECT 1 FROM policyd.greylist
+			WHERE recipient = 'twice@any.example'})
+	} 'twice: it is written';
+	$pg->stop;
+	sleep 0.05 while time < $seen + 1.3;
+	like($d->ask(%key), qr/^(?:DUNNO|PREPEND)/, 'twice: and not forgotten');
+	$pg->start;
+}
+is($d->stop, 0, 'exit status');
+
+# ---- the network ----
+
+my $net = FaultProxy->new(to => "$pg->{dir}/.s.PGSQL.5432");
+$d = daemon(host => '127.0.0.1', port => $net->port);
+$test = FaultTest->new(pg => $pg, daemon => $d);
+
+fault('black hole',
+	seconds => 2.5,
+	break => sub { $net->hole(1) },
+	mend  => sub { $net->hole(0) });
+fault('slow',
+	break => sub { $net->delay(0.3) },
+	mend  => sub { $net->delay(0) });
+# Each answer comes just in time: who waits for the next one too?
+fault('sluggish',
+	break => sub { $net->delay(0.2) },
+	mend  => sub { $net->delay(0) });
+undef $test;
+is($d->stop, 0, 'exit status');
+
+FaultTest::table();
+done_testing();
