@@ -127,8 +127,10 @@ try_greylist(struct telling *t, const struct sighting *s,
 	if (ctl_script(t->ctl, "BEGIN")) {
 		result = ctl_query(t->ctl, sql, 8, params);
 		if (result != NULL && PQntuples(result) == 1) {
-			out->word = words[atoi(PQgetvalue(result, 0, 0))];
-			out->seconds = atoll(PQgetvalue(result, 0, 1));
+			out->word =
+			    words[strtol(PQgetvalue(result, 0, 0), NULL, 10)];
+			out->seconds =
+			    strtoll(PQgetvalue(result, 0, 1), NULL, 10);
 			good = true;
 		}
 		PQclear(result);

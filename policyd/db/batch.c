@@ -73,11 +73,11 @@ item_link(struct batch_item *item, struct batch_waiter *w)
 }
 
 static void
-item_unlink(struct batch_waiter *w)
+item_unlink(struct batch_item *item, struct batch_waiter *w)
 {
 	if (w->next != NULL)
 		w->next->prev = w->prev;
-	*(w->prev != NULL ? &w->prev->next : &w->item->first) = w->next;
+	*(w->prev != NULL ? &w->prev->next : &item->first) = w->next;
 	w->item = NULL;
 }
 
@@ -88,7 +88,7 @@ item_tell(struct batch_item *item, const PGresult *res)
 	while (item->first != NULL) {
 		struct batch_waiter *w = item->first;
 
-		item_unlink(w);
+		item_unlink(item, w);
 		w->done(w->arg, item->row == -1 ? NULL : res, item->row);
 	}
 }
@@ -342,7 +342,7 @@ void
 batch_cancel(struct batch_waiter *w)
 {
 	if (w->item != NULL)
-		item_unlink(w);
+		item_unlink(w->item, w);
 }
 
 /* ---- life ---- */
