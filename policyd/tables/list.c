@@ -377,7 +377,9 @@ has_name(const struct lists *l, uint32_t id, struct str value, bool above)
 	put_head(key.bytes, id, LIST_NAME);
 	if (!add_name(&key, value))
 		return false;
-	if (list->forms & FORM_NAME && is_there(l, key.bytes, key.n))
+	/* What begins with a dot is no name, but equal to an entry that is none. */
+	if (list->forms & FORM_NAME && key.bytes[HEAD_BYTES] != '.' &&
+	    is_there(l, key.bytes, key.n))
 		return true;
 	return above && list->depths[LIST_NAME] != 0 &&
 	    has_above(l, id, LIST_NAME, &key, HEAD_BYTES);
