@@ -293,11 +293,22 @@ start_signals(struct daemon *d)
 
 /* ---- from start to end ---- */
 
+/* libev's own aborts where there is no memory. */
+static void *
+allocate(void *p, long n)
+{
+	if (n > 0)
+		return mem_realloc(p, (size_t)n);
+	free(p);
+	return NULL;
+}
+
 static int
 run(struct daemon *d)
 {
 	int rc = EX_UNAVAILABLE;
 
+	ev_set_allocator(allocate);
 	d->loop = ev_default_loop(EVFLAG_AUTO);
 	if (d->loop == NULL)
 		return EX_OSERR;

@@ -1,12 +1,14 @@
 #include "base/mem.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 #include <unistd.h>
 
-static void *
-checked(void *p)
+void *
+mem_must(void *p)
 {
 	static const char why[] = "<2>level=crit msg=\"out of memory\"\n";
 
@@ -20,19 +22,19 @@ checked(void *p)
 void *
 mem_alloc(size_t size)
 {
-	return checked(malloc(size > 0 ? size : 1));
+	return mem_must(malloc(size > 0 ? size : 1));
 }
 
 void *
 mem_zalloc(size_t size)
 {
-	return checked(calloc(1, size > 0 ? size : 1));
+	return mem_must(calloc(1, size > 0 ? size : 1));
 }
 
 void *
 mem_realloc(void *p, size_t size)
 {
-	return checked(realloc(p, size > 0 ? size : 1));
+	return mem_must(realloc(p, size > 0 ? size : 1));
 }
 
 char *
@@ -49,4 +51,17 @@ mem_strndup(const char *s, size_t n)
 	memcpy(p, s, n);
 	p[n] = '\0';
 	return p;
+}
+
+char *
+mem_printf(const char *fmt, ...)
+{
+	char *p;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&p, fmt, ap);
+	va_end(ap);
+	return mem_must(n == -1 ? NULL : p);
 }

@@ -17,5 +17,10 @@ void *mem_realloc(void *p, size_t size) __attribute__((returns_nonnull));
 char *mem_strdup(const char *s) __attribute__((malloc, returns_nonnull));
 char *mem_strndup(const char *s, size_t n)
     __attribute__((malloc, returns_nonnull));
+char *mem_printf(const char *fmt, ...)
+    __attribute__((malloc, returns_nonnull, format(printf, 1, 2)));
+
+/* What a library allocated: p, unless it is NULL for want of memory. */
+void *mem_must(void *p) __attribute__((returns_nonnull));
 
 #endif

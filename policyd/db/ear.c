@@ -103,8 +103,7 @@ ear_new(struct ev_loop *loop, const struct db_options *options,
 
 	e->loop = loop;
 	e->on = *handlers;
-	if (asprintf(&e->listen, "LISTEN %s", channel) == -1)
-		abort();
+	e->listen = mem_printf("LISTEN %s", channel);
 	ev_timer_init(&e->ping, on_ping, 0, PING_S);
 	e->ping.data = e;
 	e->session = db_session_new(loop, options, &of_session);

@@ -133,14 +133,10 @@ static char *
 turn(const char *list)
 {
 	const char *comma = strchr(list, ',');
-	char *turned = NULL;
 
 	if (comma == NULL)
 		return mem_strdup(list);
-	if (asprintf(&turned, "%s,%.*s", comma + 1, (int)(comma - list),
-		list) == -1)
-		abort();
-	return turned;
+	return mem_printf("%s,%.*s", comma + 1, (int)(comma - list), list);
 }
 
 static void

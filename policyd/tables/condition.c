@@ -473,9 +473,9 @@ regex_init(void)
 {
 	if (match_data != NULL)
 		return;
-	compile_context = pcre2_compile_context_create(NULL);
-	match_context = pcre2_match_context_create(NULL);
-	match_data = pcre2_match_data_create(1, NULL);
+	compile_context = mem_must(pcre2_compile_context_create(NULL));
+	match_context = mem_must(pcre2_match_context_create(NULL));
+	match_data = mem_must(pcre2_match_data_create(1, NULL));
 	pcre2_set_match_limit(match_context, REGEX_MATCH_LIMIT);
 	pcre2_set_heap_limit(match_context, REGEX_HEAP_KIB);
 }
@@ -494,6 +494,8 @@ compile_regex(struct condition *c)
 		PCRE2_NEVER_BACKSLASH_C,
 	    &code, &at, compile_context);
 	if (c->regex == NULL) {
+		if (code == PCRE2_ERROR_HEAP_FAILED)
+			mem_must(NULL);
 		pcre2_get_error_message(code, why, sizeof(why));
 		c->regex_error = mem_strdup((const char *)why);
 		return;

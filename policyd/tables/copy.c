@@ -1,5 +1,6 @@
 #include "tables/copy.h"
 
+#include "base/mem.h"
 #include "base/sealed.h"
 #include "tables/directory.h"
 #include "tables/list.h"
@@ -7,8 +8,6 @@
 #include "tables/strtab.h"
 #include "tables/tables.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 
 /* Raise it with every change of what stands in the file. */
 #define FORMAT 2
@@ -29,11 +28,7 @@ struct lengths {
 char *
 copy_path(const char *state_dir)
 {
-	char *path = NULL;
-
-	if (asprintf(&path, "%s/tables.copy", state_dir) == -1)
-		abort();
-	return path;
+	return mem_printf("%s/tables.copy", state_dir);
 }
 
 static void

@@ -321,15 +321,13 @@ drop_keys(struct feed *f, enum source s)
 static void
 declare(struct feed *f, enum source s)
 {
-	char *query = source_query(f->config, s), *sql = NULL;
+	char *query = source_query(f->config, s), *sql;
 
 	if (query == NULL) {
 		next_step(f);
 		return;
 	}
-	if (asprintf(&sql, "DECLARE policyd_feed NO SCROLL CURSOR FOR %s",
-		query) == -1)
-		abort();
+	sql = mem_printf("DECLARE policyd_feed NO SCROLL CURSOR FOR %s", query);
 	drop_keys(f, s);
 	source_begin(f->config, f->tables, s);
 	run(f, PHASE_DECLARE, sql, 0, NULL);

@@ -200,7 +200,7 @@ source_ready(struct tables *t, enum source s)
 uint64_t
 source_origin(const struct config *config)
 {
-	XXH3_state_t *sum = XXH3_createState();
+	XXH3_state_t *sum = mem_must(XXH3_createState());
 	const char *parts[] = {config->lookup.domains, config->lookup.addresses,
 	    config->rcpt.fold_local_part ? "fold" : "exact"};
 	uint64_t origin;

@@ -108,15 +108,14 @@ verify_source(struct verify *v, enum source s)
 	static const char *const keys[SOURCES] = {"[lookup] domains",
 	    "[lookup] domains", "[lookup] addresses", "[lookup] addresses",
 	    "[database] conninfo", "[database] conninfo"};
-	char *query = source_query(v->config, s), *sql = NULL;
+	char *query = source_query(v->config, s), *sql;
 	PGresult *res;
 
 	if (query == NULL)
 		return;
 	/* As the daemon will run it, but without its rows. */
-	if (asprintf(&sql, "DECLARE policyd_verify NO SCROLL CURSOR FOR %s",
-		query) == -1)
-		abort();
+	sql = mem_printf("DECLARE policyd_verify NO SCROLL CURSOR FOR %s",
+	    query);
 	PQclear(PQexec(v->conn, "BEGIN READ ONLY"));
 	res = PQexecParams(v->conn, sql, 0, NULL, NULL, NULL, NULL, 0);
 	if (PQresultStatus(res) != PGRES_COMMAND_OK)
