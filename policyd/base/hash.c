@@ -3,8 +3,12 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
+#include <sysexits.h>
 
 /* 192 bytes is the size that XXH3 makes for itself; 136 is its least. */
 static unsigned char secret[192];
@@ -12,8 +16,10 @@ static unsigned char secret[192];
 void
 hash_init(void)
 {
-	if (getrandom(secret, sizeof(secret), 0) != (ssize_t)sizeof(secret))
-		abort();
+	if (getrandom(secret, sizeof(secret), 0) == (ssize_t)sizeof(secret))
+		return;
+	fprintf(stderr, "no random numbers: %s\n", strerror(errno));
+	exit(EX_OSERR);
 }
 
 uint64_t
