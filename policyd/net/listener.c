@@ -85,6 +85,7 @@ on_pause_end(struct ev_loop *loop, ev_timer *w, int events)
 	rearm(w->data);
 }
 
+/* Of these, or of what the kernel keeps about them. */
 static void
 out_of_descriptors(struct listeners *all, int error)
 {
@@ -105,7 +106,10 @@ on_connection(struct ev_loop *loop, ev_io *w, int events)
 	struct listeners *all = l->all;
 
 	(void)loop;
-	(void)events;
+	if (events & EV_ERROR) { /* epoll did not take it: libev lets it go */
+		out_of_descriptors(all, ENOMEM);
+		return;
+	}
 	for (int i = 0; i < ACCEPTS_MAX && !server_is_full(all->server); i++) {
 		int fd = accept4(w->fd, NULL, NULL,
 		    SOCK_NONBLOCK | SOCK_CLOEXEC);
