@@ -96,6 +96,17 @@ fault('frozen',
 	seconds => 2.5,
 	break => sub { $pg->freeze },
 	mend  => sub { $pg->thaw });
+# Shorter than query_timeout: late answers come, and the time of a key counts
+# from what its sender was told.
+fault('hiccups',
+	break     => sub { },
+	seconds   => 3,
+	meanwhile => sub {
+		$pg->freeze;
+		sleep 0.9;
+		$pg->thaw;
+		sleep 0.4;
+	});
 
 # ---- it says no ----
 
