@@ -62,12 +62,7 @@ writer_soon(struct writer *w)
 static char *
 path_of(const struct writer *w)
 {
-	char *path = NULL;
-
-	if (asprintf(&path, "%s/greylist.journal",
-		w->config->policyd.state_dir) == -1)
-		abort();
-	return path;
+	return mem_printf("%s/greylist.journal", w->config->policyd.state_dir);
 }
 
 static int
