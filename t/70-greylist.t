@@ -176,6 +176,20 @@ my @key  = (sender => $from, recipient => 'bob@example.com');
 		recipient => 'bob@example.com');
 }
 
+{
+	my $strict = greylister($pg, rcpt => { fold_local_part => 'no' });
+	my $from   = fresh();
+	ask_is($strict, $GREYLISTED, 'fold_local_part=no', sender => $from,
+		recipient => 'Who@any.example');
+	older(61, 'sender = ?', $from);
+	settle($strict);
+	ask_is($strict, $GREYLISTED, 'letter case matters', sender => $from,
+		recipient => 'who@any.example');
+	ask_is($strict, $PASSED, 'not in the domain', sender => $from,
+		recipient => 'Who@ANY.example');
+	is($strict->stop, 0, 'exit status');
+}
+
 # ---- once a message ----
 
 {
@@ -472,6 +486,16 @@ my @key  = (sender => $from, recipient => 'bob@example.com');
 		sender => fresh(), recipient => 'x@other.example');
 	ask_is($off, qr/^550 5\.1\.3 /, 'or is no address', stress => 'two',
 		sender => fresh(), recipient => 'bob');
+	ask_is($off, $OK, 'or is of a client that has logged in', stress => 'two',
+		sender => fresh(), sasl_username => 'bob');
+	ask_is($off, qr/^550 5\.1\.6 Moved$/, 'or has a reply', stress => 'two',
+		sender => fresh(), recipient => 'reply@example.com');
+	$dbh->do(q{UPDATE policyd.rule SET state = 'ANY'
+		WHERE action = 'greylist'});
+	settle($off);
+	ask_is($off, $_ eq 'VRFY' ? qr/^502 / : $OK, "or at $_", stress => 'two',
+		sender => fresh(), protocol_state => $_, recipient_count => 1)
+		for qw(CONNECT EHLO HELO MAIL DATA END-OF-MESSAGE VRFY ETRN);
 	is(rows(), $before, 'makes no row');
 
 	# Where greylisting is on it is one and the same.
@@ -486,6 +510,18 @@ my @key  = (sender => $from, recipient => 'bob@example.com');
 	ask_is($d, $PASSED, 'and passes', @key);
 	ask_is($d, $OK, 'and has passed', @key);
 	is($off->stop, 0, 'exit status');
+
+	# A shadow greylists nobody.
+	$dbh->do('UPDATE policyd.rule SET shadow = true');
+	settle($d);
+	$dbh->do(q{UPDATE policyd.domain SET greylist = false
+		WHERE name = 'any.example'});
+	settle($d);
+	$before = rows();
+	ask_is($d, $OK, 'a shadow', stress => 'two', sender => fresh(),
+		recipient => 'who@any.example');
+	is(rows(), $before, 'makes no row');
+	$dbh->do(q{UPDATE policyd.domain SET greylist = NULL});
 	$dbh->do('DELETE FROM policyd.rule');
 	settle($d);
 }

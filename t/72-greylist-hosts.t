@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 use GreylistTest;
-use PolicydTest qw(block soon wait_for);
+use PolicydTest qw(block policyctl_path soon spew wait_for);
 
 # The contract says 100 ms; a machine that does other things as well gets more.
 my $LIMIT_S = 0.1 * ($ENV{POLICYD_TEST_PATIENCE} || 5);
@@ -251,9 +251,16 @@ my @d = ($d, $other);
 sub felt {
 	my ($name, $want, $attr, $sql, @bind) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return felt_after($name, $want, $attr,
+		sub { $dbh->do($sql, undef, @bind) });
+}
+
+sub felt_after {
+	my ($name, $want, $attr, $change) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my @conn = map { $_->connect } @d;
 
-	$dbh->do($sql, undef, @bind);
+	$change->();
 	my $since = time;
 	for my $i (0 .. $#conn) {
 		my $got;
@@ -329,6 +336,33 @@ sub passed_key {
 	$dbh->rollback;
 	settle(@d);
 	ask_is($_, $OK, 'nothing after ROLLBACK', @key) for @d;
+}
+{
+	# The same by policyctl.
+	my $ini = spew("$d->{dir}/ctl.ini", sprintf qq{[database]\nconninfo = "%s"\n},
+		$pg->conninfo);
+	my $ctl = sub {
+		my @args = @_;
+		return sub {
+			is(system(policyctl_path(), '-c', $ini, 'greylist', @args), 0,
+				"policyctl greylist $args[0]");
+		};
+	};
+	my $from = fresh();
+	my @key = (sender => $from, recipient => 'bob@example.com',
+		client_name => 'mx.told.example');
+	my @is = ('told.example', $from, 'bob@example.com');
+	ask_is($_, $GREYLISTED, 'a stranger', @key) for @d;
+	open my $out, '>&', \*STDOUT or die "dup: $!";
+	open STDOUT, '>', '/dev/null' or die "/dev/null: $!";
+	felt_after('policyctl: release', qr/^(?:DUNNO$|PREPEND X-Greylist:)/,
+		\@key, $ctl->('release', @is));
+	felt_after('policyctl: forget', $GREYLISTED, \@key,
+		$ctl->('forget', @is));
+	felt_after('policyctl: allow', $OK, \@key, $ctl->('allow', $is[0]));
+	felt_after('policyctl: forget the client', $GREYLISTED, \@key,
+		$ctl->('forget', $is[0]));
+	open STDOUT, '>&', $out or die "dup: $!";
 }
 {
 	my $from = fresh();

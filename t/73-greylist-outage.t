@@ -101,9 +101,21 @@ sub passes_after {
 	return;
 }
 
+# What was in its way is over: a new key is in the table when it is answered.
+sub recovered {
+	my $d = shift;
+	wait_for {
+		my $from = fresh();
+		$d->ask(to(sender => $from));
+		return row_of($from);
+	} 20 or die "PostgreSQL is not asked\n";
+	return;
+}
+
 # A key that has passed, and its daemon knows.
 sub passed_key {
 	my ($d, @attr) = @_;
+	recovered($d);
 	my @key = to(sender => fresh(), @attr);
 	$d->ask(@key);
 	older(3601, 'sender = ?', $key[3]);
@@ -210,7 +222,7 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 	$bad = grep { ($d->ask(to(sender => $_)) // '') !~ $PASSED }
 		@from[ 1 .. 99 ];
 	is($bad, 0, 'stopped: a hundred pass');
-	passes_after($d, 0, $since, 'stopped: seen before', to(sender => $late));
+	ask_is($d, $PASSED, 'stopped: seen before', to(sender => $late));
 
 	# A header, once a message, in memory as well.
 	my @s = session(sender => fresh());
@@ -369,6 +381,225 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 	$pg->thaw;
 }
 
+# ---- in the way of a statement ----
+
+# Ask these keys at once, each over a connection of its own: answers, and the
+# longest wait.
+sub ask_all {
+	my ($d, @keys) = @_;
+	my @conn = map { $d->connect } @keys;
+	my $since = time;
+	$conn[$_]->send(block(@{ $keys[$_] })) for 0 .. $#keys;
+	my @got = map { $_->reply(20) // 'no answer' } @conn;
+	return (time - $since, @got);
+}
+
+sub all_greylisted {
+	my ($d, $name, @keys) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($took, @got) = ask_all($d, @keys);
+	is(scalar(grep { $_ =~ $GREYLISTED } @got), scalar @keys,
+		"$name: all are greylisted") or diag join "\n", @got;
+	cmp_ok($took, '<', 1 + 3 * $AT_ONCE_S, "$name: none waits for long");
+	return;
+}
+
+sub all_there {
+	my ($name, @keys) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @from = map { sender_of(@$_) } @keys;
+	my $there = sub {
+		value('SELECT count(*) FROM policyd.greylist WHERE sender = ANY (?)',
+			undef, \@from);
+	};
+	soon { $there->() == @keys } "$name: all are in the table", 30
+		or diag $there->() . ' of ' . @keys;
+	return;
+}
+
+sub new_keys { return map { [ to(sender => fresh()) ] } 1 .. shift }
+
+$d->start if !$d->alive;
+for my $case (
+	[ 'a row is locked', 'UPDATE policyd.greylist SET attempts = attempts
+		WHERE sender = ?' ],
+	[ 'the table is locked', 'LOCK policyd.greylist IN ACCESS EXCLUSIVE MODE' ],
+	[ 'the clients are locked', 'LOCK policyd.client IN ACCESS EXCLUSIVE MODE' ],
+) {
+	my ($name, $sql) = @$case;
+	my @known = passed_key($d);
+	my ($held, @keys) = new_keys(10);
+	ask_is($d, $GREYLISTED, "$name: a key that waits", @$held);
+	settle($d);
+	$dbh->begin_work;
+	$dbh->do($sql, undef, $sql =~ /\?/ ? sender_of(@$held) : ());
+	at_once($d, $OK, "$name: one that is known", @known);
+	all_greylisted($d, $name, $held, @keys);
+	# Longer than query_timeout.
+	wait_for { ask_is($d, $OK, "$name: known still", @known); 1 } 1;
+	unused();
+	my @more = new_keys(10);
+	all_greylisted($d, "$name, for long", @more);
+	$dbh->commit;
+	all_there($name, $held, @keys, @more);
+	ask_is($d, $PASSED, "$name: later", @{ $keys[0] });
+}
+{
+	# A row that PostgreSQL will not have: the others do not suffer.
+	my ($bad, @keys) = new_keys(20);
+	my $sender = sender_of(@$bad);
+	$dbh->do("ALTER TABLE policyd.greylist ADD CONSTRAINT poison
+		CHECK (sender <> '$sender')");
+	all_greylisted($d, 'a row that is refused', @keys[ 0 .. 9 ], $bad,
+		@keys[ 10 .. 18 ]);
+	all_there('a row that is refused', @keys);
+	unused();
+	ask_is($d, $PASSED, 'the others', @{ $keys[$_] }) for 0, 18;
+	my ($got, $took) = timed($d, @$bad);
+	like($got, qr/^(?:DEFER_IF_PERMIT 4\.2\.0|PREPEND X-Greylist|DUNNO$)/,
+		'it has an answer itself');
+	my @more = new_keys(5);
+	all_greylisted($d, 'afterwards', @more);
+	all_there('afterwards', @more);
+	$dbh->do('ALTER TABLE policyd.greylist DROP CONSTRAINT poison');
+}
+{
+	# Rights are taken away, and given back.
+	my $d = greylister($pg, delay => '1s', database => \%database);
+	my @known = passed_key($d);
+	$dbh->do('REVOKE INSERT, UPDATE ON policyd.greylist FROM policyd');
+	my @keys = new_keys(10);
+	all_greylisted($d, 'no rights', @keys);
+	like($d->log, qr/level=warning.*greylist.*permission denied/,
+		'the log says so');
+	at_once($d, $OK, 'no rights: known', @known);
+	passes_after($d, 1, time - 1, 'no rights: retried', @{ $keys[0] });
+	$dbh->do('GRANT INSERT, UPDATE ON policyd.greylist TO policyd');
+	all_there('rights again', @keys);
+	soon { row_of(sender_of(@{ $keys[0] }))->{passed_us} } 'and has passed', 20;
+	my @more = new_keys(5);
+	all_greylisted($d, 'rights again', @more);
+	all_there('rights again', @more);
+	is($d->stop, 0, 'exit status');
+}
+
+# ---- in flight ----
+
+{
+	$pg->freeze;
+	my @keys = new_keys(20);
+	my @conn = map { $d->connect } @keys;
+	$conn[$_]->send(block(@{ $keys[$_] })) for 0 .. $#keys;
+	$_->close for @conn[ 0 .. 4 ];
+	$d->signal('HUP');
+	my @got = map { $_->reply(20) // 'no answer' } @conn[ 5 .. 19 ];
+	is(scalar(grep { $_ =~ $GREYLISTED } @got), 15,
+		'a reload and clients that hang up: the others are answered');
+	$pg->thaw;
+	all_there('thawed', @keys[ 5 .. 19 ]);
+}
+{
+	my @new = new_keys(1);
+	recovered($d);
+	all_greylisted($d, 'before it is killed', @new);
+	kill 'KILL', $d->pid;
+	$d->wait_end;
+	ok(row_of(sender_of(@{ $new[0] })), 'SIGKILL: what was answered is there');
+	unlink $d->{socket};
+	$d->start;
+	settle($d);
+	passes_after($d, 0, time, 'SIGKILL: and passes', @{ $new[0] });
+}
+{
+	settle($d);
+	$pg->freeze;
+	my @keys = new_keys(10);
+	my @conn = map { $d->connect } @keys;
+	$conn[$_]->send(block(@{ $keys[$_] })) for 0 .. $#keys;
+	# All of it has been read once another is answered.
+	$d->connect->ask(protocol_state => 'CONNECT');
+	my $began = time;
+	$d->signal('TERM');
+	my @got = map { $_->reply(20) // 'no answer' } @conn;
+	is(scalar(grep { $_ =~ $GREYLISTED } @got), 10,
+		'SIGTERM: what is in flight is answered') or diag join "\n", @got;
+	is($d->wait_end, 0, 'SIGTERM: exit status');
+	cmp_ok(time - $began, '<', 5 + 1, 'SIGTERM: in time');
+	$pg->thaw;
+	$d->start;
+}
+{
+	# Only its connections are lost: what it was not told of, it does not
+	# trust.
+	my @key = passed_key($d);
+	$dbh->do(q{WITH gone AS (DELETE FROM policyd.greylist WHERE sender = ?)
+		SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE usename = 'policyd'}, undef, sender_of(@key));
+	soon { $d->ask(@key) =~ $GREYLISTED }
+	'deleted in the moment its connections are lost', 10;
+	settle($d);
+	my @new = new_keys(3);
+	all_greylisted($d, 'connected again', @new);
+	all_there('connected again', @new);
+}
+
+# ---- two hosts without PostgreSQL ----
+
+{
+	my $e = greylister($pg, delay => '1s', database => \%database);
+	my @both = new_keys(5);
+	my (@mine, @theirs);
+	@mine = new_keys(5);
+	@theirs = new_keys(5);
+	my $client = value(q{SELECT passes FROM policyd.client
+		WHERE client = 'example.net'});
+	$dbh->disconnect;
+	$pg->stop;
+	ask_is($d, $GREYLISTED, 'away: seen by one', @$_) for @mine, @both;
+	my $between = time;
+	ask_is($e, $GREYLISTED, 'away: seen by the other', @$_)
+		for @both, @theirs;
+	my @unverified = to(sender => fresh(), client_address => '198.18.9.1');
+	ask_is($d, $GREYLISTED, 'away: no name', @unverified,
+		client_name => 'unknown');
+	unused();
+	ask_is($d, $PASSED, 'away: first no name, then one', @unverified,
+		client_name => 'mx.carried.example');
+	ask_is($d, $OK, 'away: which has passed', @unverified,
+		client_name => 'mx2.carried.example', client_address => '198.19.9.1');
+	ask_is($d, $PASSED, 'away: passes at one', @{ $both[0] });
+	ask_is($e, $PASSED, 'away: passes at the other', @{ $both[1] });
+	ask_is($_, $PASSED, 'away: passes at both', @{ $both[2] })
+		for $d, $e;
+	my $ago = time;
+	$pg->start;
+	again();
+	all_there('back', @mine, @theirs, @both);
+	my %row;
+	soon {
+		%row = map { $_ => row_of(sender_of(@{ $both[$_] })) } 0 .. 4;
+		$row{0}{passed_us} && $row{1}{passed_us} && $row{2}{passed_us}
+			&& $row{3}{attempts} == 2;
+	}
+	'back: what passed has passed', 20;
+	is(join(' ', map { $row{$_}{attempts} } 0 .. 4), '3 3 4 2 2',
+		'back: attempts add up');
+	is($row{3}{passed_us}, undef, 'back: what waits, waits');
+	my $first = $row{4}{first};
+	cmp_ok($first, '>=', $ago - $between, 'back: the earlier first_seen wins');
+	soon {
+		(row(q{sender = ? AND client = 'carried.example'},
+			sender_of(@unverified)) || {})->{passed_us}
+	}
+	'back: and so has a name that had none at first', 20;
+	for my $both (@both[ 0 .. 2 ]) {
+		soon { $_->ask(@$both) =~ $OK } 'back: known to both', 10 for $d, $e;
+	}
+	ask_is($e, $PASSED, 'back: seen there, passes here', @{ $mine[0] });
+	ask_is($d, $PASSED, 'back: and the reverse', @{ $theirs[0] });
+	is($_->stop, 0, 'exit status') for $e, $d;
+}
+
 # ---- reload ----
 
 {
@@ -434,7 +665,7 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 	$set->(delay => 'nonsense');
 	ask_is($r, $GREYLISTED, 'a mistake changes nothing', @key);
 	is($r->stop, 0, 'exit status');
-	is(errors_of($pg, qr/terminating|administrator|not permitted to log in|starting up|shutting down|canceling/),
+	is(errors_of($pg, qr/terminating|administrator|not permitted to log in|starting up|shutting down|canceling|poison|permission denied for/),
 		'', 'PostgreSQL had no complaint');
 }
 

@@ -38,11 +38,8 @@ struct known_entry {
 	int64_t time; /* milliseconds, less than 2^46 either way */
 };
 
-/*
- * entries may be 0: then it never knows anything.  epoch: 0, or that of the one
- * whose place it takes.
- */
-struct known *known_new(size_t entries, uint32_t epoch);
+/* entries may be 0: then it never knows anything. */
+struct known *known_new(size_t entries);
 
 /* NULL is allowed. */
 void known_free(struct known *k);
