@@ -173,6 +173,8 @@ on_settled(void *arg)
 {
 	struct daemon *d = arg;
 
+	if (d->stopping)
+		return; /* what is left of the loop is for writing */
 	d->settled = true;
 	listeners_accept(d->listeners, d->server);
 	sd_notify(0, "READY=1");

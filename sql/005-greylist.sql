@@ -135,25 +135,21 @@ DECLARE
 	waiting_since timestamptz := t - make_interval(secs => retry_window);
 	good_since timestamptz := t - make_interval(secs => max_age);
 	allowed text[];
+	heard float8[];
 	proven text[];
 BEGIN
 	PERFORM policyd.begin_as_daemon();
-	RETURN QUERY
-	SELECT c.client, NULL, NULL, NULL::float8,
-	    CASE WHEN c.allowed_at IS NULL
-		THEN date_part('epoch', c.last_seen) ELSE 'infinity' END,
-	    NULL::float8, date_part('epoch', t)
+	SELECT array_agg(c.client), array_agg(CASE WHEN c.allowed_at IS NULL
+	    THEN date_part('epoch', c.last_seen) ELSE 'infinity' END)
+	INTO allowed, heard
 	FROM policyd.client AS c
 	WHERE c.client = ANY (clients || networks)
 	AND (c.allowed_at IS NOT NULL OR auto_allow_after > 0
 	    AND c.passes >= auto_allow_after AND c.last_seen >= good_since);
-	IF found THEN
-		allowed := ARRAY(SELECT c.client FROM policyd.client AS c
-		    WHERE c.client = ANY (clients || networks)
-		    AND (c.allowed_at IS NOT NULL OR auto_allow_after > 0
-			AND c.passes >= auto_allow_after
-			AND c.last_seen >= good_since));
-	END IF;
+	RETURN QUERY
+	SELECT a.client, NULL, NULL, NULL::float8, a.heard, NULL::float8,
+	    date_part('epoch', t)
+	FROM unnest(allowed, heard) AS a (client, heard);
 	FOR client, sender, recipient, first_seen, last_seen, passed_at, clock IN
 		INSERT INTO policyd.greylist AS g (client, sender, recipient,
 		    first_seen, last_seen, passed_at, attempts)
@@ -176,7 +172,8 @@ BEGIN
 		) AS before ON true
 		WHERE allowed IS NULL
 		OR s.client <> ALL (allowed) AND s.network <> ALL (allowed)
-		ORDER BY s.client, s.sender, s.recipient
+		ORDER BY s.client COLLATE "C", s.sender COLLATE "C",
+		    s.recipient COLLATE "C"
 		ON CONFLICT (client, sender, recipient) DO UPDATE SET
 		    first_seen = CASE
 			WHEN policyd.greylist_is_old(g.first_seen, g.last_seen,
@@ -210,7 +207,7 @@ BEGIN
 	IF proven IS NOT NULL THEN
 		INSERT INTO policyd.client AS c (client, passes, last_seen)
 		SELECT p.client, count(*), t FROM unnest(proven) AS p (client)
-		GROUP BY p.client ORDER BY p.client
+		GROUP BY p.client ORDER BY p.client COLLATE "C"
 		ON CONFLICT (client) DO UPDATE SET
 		    passes = c.passes + excluded.passes, last_seen = t;
 		-- Every daemon asks about it anew.
@@ -272,7 +269,8 @@ BEGIN
 	    passed_ats, counts)
 	    AS s (client, sender, recipient, first_seen, last_seen, passed_at,
 	    count)
-	ORDER BY s.client, s.sender, s.recipient
+	ORDER BY s.client COLLATE "C", s.sender COLLATE "C",
+	    s.recipient COLLATE "C"
 	ON CONFLICT (client, sender, recipient) DO UPDATE SET
 	    (first_seen, last_seen, passed_at, attempts) = (
 		SELECT CASE WHEN is_old THEN excluded.first_seen
@@ -309,7 +307,7 @@ BEGIN
 	-- One that somebody has deleted stays deleted.
 	WHERE s.count > 0
 	OR EXISTS (SELECT FROM policyd.client AS c WHERE c.client = s.client)
-	ORDER BY s.client
+	ORDER BY s.client COLLATE "C"
 	ON CONFLICT (client) DO UPDATE SET
 	    passes = c.passes + excluded.passes,
 	    last_seen = greatest(c.last_seen, excluded.last_seen);

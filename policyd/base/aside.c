@@ -57,7 +57,7 @@ aside_forget(struct aside *a)
 }
 
 bool
-aside_is_busy(const struct aside *a)
+aside_is_busy(struct aside *a)
 {
 	return ev_is_active(&a->child);
 }

@@ -32,7 +32,7 @@ void aside_soon(struct aside *a);
 void aside_forget(struct aside *a);
 
 /* Is a child at it? */
-bool aside_is_busy(const struct aside *a);
+bool aside_is_busy(struct aside *a);
 
 /* Write what is not on disk yet, and free it.  Blocks.  NULL is allowed. */
 void aside_end(struct aside *a);

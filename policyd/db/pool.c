@@ -25,6 +25,7 @@ struct slot {
 	struct db_call *call; /* in flight */
 	bool ready;           /* up, and its setup is done */
 	bool failed;          /* the last thing heard of it: it is down */
+	bool could_not_write; /* when it was up */
 	int preparing;        /* the next to prepare */
 	bool prepared[DB_PREPARED_MAX];
 };
@@ -37,6 +38,7 @@ struct db_pool {
 	char *parameter;
 	char *prepare[DB_PREPARED_MAX];
 	int prepare_count;
+	bool writes;
 	struct db_call *first, **last;
 	int queued;
 	struct log_limit limit;
@@ -90,6 +92,7 @@ finish(struct db_call *c, enum db_outcome outcome, PGresult *res)
  * hosts, another one may be the primary now.
  */
 static const char CANNOT_WRITE[] = "25006";
+static const char NO_PRIMARY[] = "the server cannot write";
 
 /* A pooler between us has put us on another connection: [database] prepared. */
 static const char NOT_PREPARED[] = "26000";
@@ -113,7 +116,8 @@ on_result(void *arg, enum db_outcome outcome, PGresult *res)
 		s->ready = false;
 	} else if (outcome == DB_REFUSED && has_state(res, CANNOT_WRITE)) {
 		s->ready = false;
-		db_session_drop(s->session, "the server cannot write");
+		s->could_not_write = true;
+		db_session_drop(s->session, NO_PRIMARY);
 	} else if (outcome == DB_REFUSED && has_state(res, NOT_PREPARED)) {
 		memset(s->prepared, 0, sizeof(s->prepared));
 	}
@@ -238,9 +242,8 @@ on_setup(void *arg, enum db_outcome outcome, PGresult *res)
 }
 
 static void
-on_up(void *arg)
+set_up(struct slot *s)
 {
-	struct slot *s = arg;
 	const char *params[] = {s->pool->parameter};
 
 	s->preparing = 0;
@@ -250,6 +253,37 @@ on_up(void *arg)
 		    SETUP_TIMEOUT_S, on_setup, s);
 	else
 		prepare_next(s);
+}
+
+static void
+on_writable(void *arg, enum db_outcome outcome, PGresult *res)
+{
+	struct slot *s = arg;
+	bool writable = outcome == DB_OK && PQntuples(res) == 1 &&
+	    strcmp(PQgetvalue(res, 0, 0), "off") == 0;
+
+	PQclear(res);
+	if (outcome == DB_LOST || outcome == DB_TIMEOUT)
+		return;
+	if (!writable) {
+		db_session_drop(s->session, NO_PRIMARY);
+		return;
+	}
+	s->could_not_write = false;
+	set_up(s);
+}
+
+/* As long as it cannot write, it stays failed, and nobody asks it in vain. */
+static void
+on_up(void *arg)
+{
+	struct slot *s = arg;
+
+	if (s->pool->writes && s->could_not_write)
+		db_query(s->session, "SHOW transaction_read_only", 0, NULL,
+		    SETUP_TIMEOUT_S, on_writable, s);
+	else
+		set_up(s);
 }
 
 bool
@@ -345,6 +379,7 @@ db_pool_new(struct ev_loop *loop, const struct db_options *options,
 	p->last = &p->first;
 	p->count = sessions;
 	p->slots = mem_zalloc((size_t)sessions * sizeof(p->slots[0]));
+	p->writes = setup != NULL && setup->writes;
 	if (setup != NULL && setup->sql != NULL) {
 		p->setup = mem_strdup(setup->sql);
 		p->parameter = mem_strdup(setup->parameter);

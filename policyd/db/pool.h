@@ -27,6 +27,12 @@ struct db_pool_setup {
 	 * same text uses them.  One that cannot be prepared is sent as it is.
 	 */
 	const char *const *prepare;
+
+	/*
+	 * All of its statements write: a server that refused one is not asked
+	 * again before it says that it can.
+	 */
+	bool writes;
 };
 
 enum { DB_PREPARED_MAX = 8 };

@@ -51,6 +51,9 @@ clean(struct str s, char *buf, size_t size)
 			;
 		if (len == 0)
 			len = utf8_printable_len(s.p + i, s.n - i);
+		/* Half a character would be refused by PostgreSQL. */
+		if (len > 1 && !is_plain(s.p[i]) && b.n + len >= b.cap)
+			break;
 		if (len == 0) {
 			sbuf_addc(&b, '?');
 			len = 1;

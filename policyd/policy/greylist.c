@@ -27,6 +27,8 @@ static const double PATIENCE_S = 0.5;
 
 static const double CONNECT_TIMEOUT_S = 5;
 
+enum { CLOCK_ROUND_MS = 100, ANNOUNCED_MAX = 10000 };
+
 /*
  * The last use of a key is written when it is a second old; the more there is
  * to write, the older, up to an hour.
@@ -63,7 +65,9 @@ struct greylist {
 	 * announced since.  Its rows may be older than that.
 	 */
 	uint32_t sent_epoch;
+	int64_t sent_at;
 	struct set announced;
+	bool announced_more; /* than that holds: anything may be */
 	char parameter[4][32];
 
 	struct log_limit slow_limit, full_limit, begun_limit;
@@ -135,6 +139,13 @@ is_stale(const struct greylist *g, int64_t last, int64_t now)
 		waiting = TOUCHES;
 	return now - last >=
 	    TOUCH_MS + waiting * (TOUCH_MAX_MS / TOUCHES);
+}
+
+/* Last uses take no more than half of it: the rest is for what is new. */
+static bool
+has_room(const struct greylist *g)
+{
+	return journal_count(g->journal) < JOURNAL_MAX / 2;
 }
 
 static struct journal_entry *
@@ -316,7 +327,7 @@ client_is_known(struct greylist *g, struct sighting *s, uint64_t client,
 		return true;
 	if (k.time < now - limits(g).max_age)
 		return false;
-	if (is_stale(g, k.time, now) &&
+	if (is_stale(g, k.time, now) && has_room(g) &&
 	    note_client(g, s, client, now) != NULL)
 		use(g, client, k, now);
 	return true;
@@ -374,7 +385,7 @@ note_use(struct greylist *g, struct sighting *s, struct known_entry k,
 	if (!is_stale(g, k.time, now))
 		return;
 	e = journal_find(g->journal, key);
-	if (e == NULL)
+	if (e == NULL && has_room(g))
 		e = note_key(g, s, JOURNAL_KNOWN_KEY);
 	if (e == NULL)
 		return;
@@ -487,7 +498,9 @@ on_sent(void *arg)
 	struct greylist *g = arg;
 
 	g->sent_epoch = known_epoch(g->known);
+	g->sent_at = now_ms();
 	set_clear(&g->announced);
+	g->announced_more = false;
 }
 
 static const char *
@@ -496,11 +509,32 @@ field(const PGresult *res, int row, enum field f)
 	return PQgetvalue(res, row, (int)f);
 }
 
+/* While the statement was out. */
+static bool
+was_announced(const struct greylist *g, uint64_t key)
+{
+	return g->announced_more || set_has(&g->announced, key);
+}
+
 static void
 learn(struct greylist *g, uint64_t key, enum known_kind kind, int64_t time)
 {
-	if (!set_has(&g->announced, key))
+	if (!was_announced(g, key))
 		known_put(g->known, key, kind, time, g->sent_epoch);
+}
+
+/* An answer may be late, and say less than what was judged meanwhile. */
+static int64_t
+earlier(const struct greylist *g, uint64_t key, int64_t first_seen)
+{
+	const struct journal_entry *e = journal_find(g->journal, key);
+	struct known_entry k = known_find(g->known, key);
+
+	if (k.kind == KNOWN_WAITING && k.time < first_seen)
+		first_seen = k.time;
+	if (e != NULL && e->row.first_seen < first_seen)
+		first_seen = e->row.first_seen;
+	return first_seen;
 }
 
 static void
@@ -515,7 +549,8 @@ learn_row(struct greylist *g, const struct batch_item *item,
 		    ours(g, field(res, item->row, FIELD_LAST_SEEN)));
 		return;
 	}
-	learn(g, item->key, KNOWN_WAITING, ours(g, first_seen));
+	learn(g, item->key, KNOWN_WAITING,
+	    earlier(g, item->key, ours(g, first_seen)));
 	if (strcmp(first_seen, field(res, item->row, FIELD_CLOCK)) == 0)
 		tally_add(g->begun, hash(client, strlen(client)), now_ms());
 }
@@ -565,6 +600,17 @@ item_of(struct batch_item *const *items, size_t n, const PGresult *res, int row)
 	return NULL;
 }
 
+/* It was asked about since it was changed, and is not exempt. */
+static void
+forget_change(struct greylist *g, const char *client)
+{
+	uint64_t h = hash(client, strlen(client));
+
+	if (known_find(g->known, h).kind == KNOWN_CHANGED &&
+	    !was_announced(g, h))
+		known_drop(g->known, h);
+}
+
 static void
 on_match(void *arg, struct batch_item *const *items, size_t n,
     const PGresult *res)
@@ -574,7 +620,8 @@ on_match(void *arg, struct batch_item *const *items, size_t n,
 	struct exempt *exempt = mem_alloc((size_t)rows * sizeof(exempt[0]));
 	size_t exempts = 0;
 
-	if (rows > 0)
+	/* One that was long under way says what time it was. */
+	if (rows > 0 && now_ms() - g->sent_at <= CLOCK_ROUND_MS)
 		set_clock(g, field(res, 0, FIELD_CLOCK));
 	for (int row = 0; row < rows; row++) {
 		const char *client = field(res, row, FIELD_CLIENT);
@@ -595,7 +642,7 @@ on_match(void *arg, struct batch_item *const *items, size_t n,
 		}
 	}
 	qsort(exempt, exempts, sizeof(exempt[0]), exempt_compare);
-	for (size_t i = 0; i < n && exempts > 0; i++) {
+	for (size_t i = 0; i < n; i++) {
 		int row = exempt_row(exempt, exempts, items[i]->column[CLIENT]);
 
 		if (row == -1)
@@ -603,6 +650,8 @@ on_match(void *arg, struct batch_item *const *items, size_t n,
 			    items[i]->column[NETWORK]);
 		if (row != -1)
 			items[i]->row = row;
+		else
+			forget_change(g, items[i]->column[CLIENT]);
 	}
 	free(exempt);
 }
@@ -662,13 +711,17 @@ static void
 on_arrived(void *arg, const struct journal_entry *e)
 {
 	struct greylist *g = arg;
+	struct known_entry k = known_find(g->known, e->key);
 	bool waits = e->row.passed_at == ATTEMPT_WAITS;
+	int64_t time = waits ? e->row.first_seen : e->row.last_seen;
 
-	if (e->kind != JOURNAL_CLIENT && !known_find(g->known, e->key).sure)
-		known_put(g->known, e->key,
-		    waits ? KNOWN_WAITING : KNOWN_PASSED,
-		    waits ? e->row.first_seen : e->row.last_seen,
-		    known_epoch(g->known) - 1);
+	if (e->kind == JOURNAL_CLIENT || (waits && k.kind == KNOWN_PASSED))
+		return;
+	/* A late answer may be there already, of a later time. */
+	if (waits && k.kind == KNOWN_WAITING && k.time < time)
+		time = k.time;
+	known_put(g->known, e->key, waits ? KNOWN_WAITING : KNOWN_PASSED, time,
+	    known_epoch(g->known) - (k.sure ? 0 : 1));
 }
 
 bool
@@ -720,6 +773,15 @@ greylist_cancel(struct greylist_waiter *w)
 
 /* ---- what is announced ---- */
 
+static void
+announce(struct greylist *g, uint64_t h)
+{
+	if (g->announced.count < ANNOUNCED_MAX)
+		set_add(&g->announced, h);
+	else
+		g->announced_more = true;
+}
+
 /* "CLIENT SENDER RECIPIENT": no client has a blank. */
 static void
 forget_key(struct greylist *g, struct str key)
@@ -735,7 +797,7 @@ forget_key(struct greylist *g, struct str key)
 	h = journal_key(hash(key.p, (size_t)(blank - key.p)),
 	    hash(pair.p, pair.n));
 	known_drop(g->known, h);
-	set_add(&g->announced, h);
+	announce(g, h);
 	e = journal_find(g->journal, h);
 	if (e != NULL)
 		journal_drop(g->journal, e);
@@ -747,7 +809,7 @@ forget_client(struct greylist *g, struct str client)
 	uint64_t h = hash(client.p, client.n);
 
 	known_put(g->known, h, KNOWN_CHANGED, now_ms(), known_epoch(g->known));
-	set_add(&g->announced, h);
+	announce(g, h);
 	tally_forget(g->begun, h);
 }
 
@@ -812,7 +874,7 @@ connect_pool(struct greylist *g)
 	g->pool = db_pool_new(g->loop, &options,
 	    (int)g->config->database.connections,
 	    &(struct db_pool_setup){NULL, NULL,
-		g->config->database.prepared ? prepare : NULL});
+		g->config->database.prepared ? prepare : NULL, true});
 }
 
 static void
@@ -849,7 +911,7 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 	g->loop = loop;
 	g->config = config;
 	g->ahead = since_1970() - now_ms();
-	g->known = known_new((size_t)config->greylist.cache_entries);
+	g->known = known_new((size_t)config->greylist.cache_entries, 0);
 	connect_pool(g);
 	connect_ear(g);
 	g->batch = batch_new(loop, &options);
@@ -888,8 +950,12 @@ greylist_reconfigure(struct greylist *g, const struct config *config)
 
 	g->config = config;
 	if (old->greylist.cache_entries != config->greylist.cache_entries) {
+		struct known *anew =
+		    known_new((size_t)config->greylist.cache_entries,
+			known_epoch(g->known));
+
 		known_free(g->known);
-		g->known = known_new((size_t)config->greylist.cache_entries);
+		g->known = anew;
 	}
 	/* Who is exempt depends on auto_allow_after. */
 	known_doubt(g->known);

@@ -163,11 +163,12 @@ known_count(const struct known *k)
 }
 
 struct known *
-known_new(size_t entries)
+known_new(size_t entries, uint32_t epoch)
 {
 	struct known *k = mem_zalloc(sizeof(*k));
 	size_t align = sizeof(struct line);
 
+	k->epoch = epoch;
 	/* Hashes fill lines unevenly: a quarter more keeps nearly all. */
 	k->lines = (entries + entries / 4 + WAYS - 1) / WAYS;
 	if (k->lines == 0)

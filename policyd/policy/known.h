@@ -38,8 +38,11 @@ struct known_entry {
 	int64_t time; /* milliseconds, less than 2^46 either way */
 };
 
-/* entries may be 0: then it never knows anything. */
-struct known *known_new(size_t entries);
+/*
+ * entries may be 0: then it never knows anything.  epoch: 0, or that of the one
+ * whose place it takes.
+ */
+struct known *known_new(size_t entries, uint32_t epoch);
 
 /* NULL is allowed. */
 void known_free(struct known *k);

@@ -50,7 +50,7 @@ connect_pool(struct scripts *s)
 	    (int)s->config->database.script_connections,
 	    &(struct db_pool_setup){
 		"SELECT set_config('statement_timeout', $1, false)", timeout,
-		NULL});
+		NULL, false});
 }
 
 struct scripts *

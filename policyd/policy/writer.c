@@ -16,6 +16,8 @@
 
 /* Gather for so long; and where that failed, try again after so long. */
 static const double GATHER_S = 0.1, RETRY_S = 1;
+/* A statement that takes longer may never come back. */
+static const double SLOW_S = 0.5;
 enum { ROWS_MAX = 1000 }; /* of a statement */
 
 struct writer {
@@ -29,6 +31,7 @@ struct writer {
 	bool clock_known;
 	ev_timer timer;
 	struct db_call *call;
+	double sent; /* when it was; ev_now() */
 	size_t piece; /* rows at most; less after one that was refused */
 	struct aside *aside;
 	uint64_t kept; /* the version that is, or will be, on disk */
@@ -59,12 +62,7 @@ writer_soon(struct writer *w)
 static char *
 path_of(const struct writer *w)
 {
-	char *path = NULL;
-
-	if (asprintf(&path, "%s/greylist.journal",
-		w->config->policyd.state_dir) == -1)
-		abort();
-	return path;
+	return mem_printf("%s/greylist.journal", w->config->policyd.state_dir);
 }
 
 static int
@@ -267,9 +265,11 @@ is_about_a_row(const PGresult *res)
 }
 
 static void
-refused(struct writer *w)
+refused(struct writer *w, const PGresult *res)
 {
 	if (w->piece == 1) {
+		log_line(LOG_ERR, "greylisting: a row is left out: %s",
+		    PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY));
 		journal_sent(w->journal, NULL, NULL);
 		return;
 	}
@@ -288,12 +288,12 @@ on_written(void *arg, enum db_outcome outcome, PGresult *res)
 		if (w->piece < ROWS_MAX)
 			w->piece *= 2;
 		write_next(w);
+	} else if (outcome == DB_REFUSED && is_about_a_row(res)) {
+		refused(w, res);
+		write_next(w);
 	} else {
 		log_failed(w, outcome, res);
-		if (outcome == DB_REFUSED && is_about_a_row(res))
-			refused(w);
-		else
-			journal_unsent(w->journal);
+		journal_unsent(w->journal);
 		keep(w);
 		write_after(w, RETRY_S);
 	}
@@ -323,6 +323,7 @@ write_piece(struct writer *w, enum journal_kind kind)
 		params[n++] = window;
 		params[n++] = age;
 	}
+	w->sent = ev_now(w->loop);
 	w->call = db_pool_query(w->pool, s->sql, n, params,
 	    w->config->database.query_timeout_s, on_written, w);
 	for (int i = 0; i < columns; i++)
@@ -339,8 +340,13 @@ write_next(struct writer *w)
 	static const enum journal_kind order[] = {JOURNAL_NEW_KEY,
 	    JOURNAL_KNOWN_KEY, JOURNAL_CLIENT};
 
-	if (w->call != NULL)
+	if (w->call != NULL) {
+		/* PostgreSQL may hang. */
+		if (ev_now(w->loop) - w->sent > SLOW_S)
+			keep(w);
+		write_after(w, SLOW_S);
 		return;
+	}
 	if (journal_count(w->journal) == 0) {
 		forget(w);
 		return;
@@ -412,6 +418,12 @@ void
 writer_reconfigure(struct writer *w, const struct config *config,
     struct db_pool *pool)
 {
+	if (strcmp(w->config->policyd.state_dir, config->policyd.state_dir) !=
+		0 && w->on_disk) {
+		remove_file(w);
+		w->kept = journal_version(w->journal) - 1;
+		writer_soon(w);
+	}
 	w->config = config;
 	if (w->pool == pool)
 		return;

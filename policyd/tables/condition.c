@@ -11,6 +11,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum operator{
 	OP_EMPTY,
@@ -29,10 +30,19 @@ enum operator{
 };
 
 /*
- * Bounds of one regular expression on one value.  Backtracking stops there;
- * 100000 steps of JIT code take a few milliseconds at most.
+ * Bounds of one regular expression on one value.  Those of PCRE2 are for each
+ * place where a match may begin, and a step may look at all of the value: so a
+ * long one is searched from a few places first, then from twice as many, and
+ * given up when that has taken too long; a very long one has fewer steps.
  */
-enum { REGEX_MATCH_LIMIT = 100000, REGEX_HEAP_KIB = 1024 };
+enum {
+	REGEX_MATCH_LIMIT = 100000,
+	REGEX_LIMIT_BYTES = 256, /* a longer value has fewer steps */
+	REGEX_HEAP_KIB = 1024,
+	REGEX_SHORT_BYTES = 64, /* searched at once */
+	REGEX_PLACES = 4,
+};
+static const double REGEX_MAX_S = 0.02;
 
 /* A condition taken apart: slices of its text. */
 struct parsed {
@@ -491,7 +501,7 @@ compile_regex(struct condition *c)
 	/* Values are what strangers sent: not always valid UTF-8. */
 	c->regex = pcre2_compile((PCRE2_SPTR)c->value.p, c->value.n,
 	    PCRE2_CASELESS | PCRE2_UTF | PCRE2_MATCH_INVALID_UTF |
-		PCRE2_NEVER_BACKSLASH_C,
+		PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT,
 	    &code, &at, compile_context);
 	if (c->regex == NULL) {
 		if (code == PCRE2_ERROR_HEAP_FAILED)
@@ -772,6 +782,49 @@ is_under(const struct condition *c, struct subject *s)
 	    (v.n == top.n || v.p[v.n - top.n - 1] == '.');
 }
 
+static double
+cpu_seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* A match that begins at `from` or behind it, and not behind `to`. */
+static int
+search_part(const struct condition *c, struct str v, size_t from, size_t to)
+{
+	pcre2_set_offset_limit(match_context, to);
+	return pcre2_match(c->regex, (PCRE2_SPTR)v.p, v.n, from, 0, match_data,
+	    match_context);
+}
+
+static int
+search_long(const struct condition *c, struct str v)
+{
+	double end = cpu_seconds() + REGEX_MAX_S;
+	size_t from = 0, to, places = REGEX_PLACES;
+	int rc;
+
+	if (v.n > REGEX_LIMIT_BYTES)
+		pcre2_set_match_limit(match_context,
+		    (uint32_t)(REGEX_MATCH_LIMIT * REGEX_LIMIT_BYTES / v.n));
+	do {
+		to = from + places;
+		places *= 2;
+		/* A search does not begin within a character. */
+		while (to < v.n && ((unsigned char)v.p[to] & 0xc0) == 0x80)
+			to++;
+		rc = search_part(c, v, from, to < v.n ? to : v.n);
+		from = to;
+	} while (rc == PCRE2_ERROR_NOMATCH && to < v.n &&
+	    cpu_seconds() < end);
+	pcre2_set_match_limit(match_context, REGEX_MATCH_LIMIT);
+	return rc == PCRE2_ERROR_NOMATCH && to < v.n ? PCRE2_ERROR_MATCHLIMIT :
+						       rc;
+}
+
 static bool
 matches(const struct condition *c, struct subject *s)
 {
@@ -780,8 +833,8 @@ matches(const struct condition *c, struct subject *s)
 
 	if (c->regex == NULL)
 		return false;
-	rc = pcre2_match(c->regex, (PCRE2_SPTR)v.p, v.n, 0, 0, match_data,
-	    match_context);
+	rc = v.n <= REGEX_SHORT_BYTES ? search_part(c, v, 0, v.n) :
+					search_long(c, v);
 	if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
 		s->regex_failed = true;
 	return rc >= 0;

@@ -16,7 +16,7 @@ use Time::HiRes qw(sleep time);
 use PgCluster;
 use PolicydTest qw(block free_port policyd_path spew top wait_for);
 
-our %opt = (rounds => 3, seconds => 1, raw => 0);
+our %opt = (rounds => 3, seconds => 0.7, raw => 0);
 our $GREYLISTED = qr/^(?i:defer_if_permit) /;
 
 our @EXPORT_OK = qw(%opt $GREYLISTED at_least at_most by_inet cluster expect

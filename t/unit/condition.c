@@ -167,6 +167,38 @@ one(const char *text, int want, struct lists *lists, struct request *r)
 	condition_free(c);
 }
 
+/* A long value is searched piece by piece: nothing is lost between them. */
+static void
+long_values(struct lists *lists, struct request r)
+{
+	static const struct {
+		const char *text, *end;
+		int want;
+	} of[] = {
+	    {"helo_name matches (?<=\xc3\xbc)y", "y", 1},
+	    {"helo_name matches \xc3\xbc{300}y", "y", 1},
+	    {"helo_name matches \xc3\xbcz", "y", 0},
+	    {"helo_name matches ^y", "y", 0},
+	    {"helo_name matches ^\xc3\xbc+y$", "y", 1},
+	    {"helo_name matches y$", "y", 1},
+	    {"helo_name matches a", "\xff\xbf\xbf\xbf" "a", 1},
+	    {"helo_name matches $", "", 1},
+	};
+
+	for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++)
+		for (size_t n = 100; n <= 500; n += n < 120 ? 1 : 95) {
+			char value[2000];
+			struct sbuf b = sbuf_over(value, sizeof(value));
+
+			for (size_t j = 0; j < n; j++)
+				sbuf_add(&b, STR("\xc3\xbc"));
+			sbuf_add(&b, str_of(of[i].end));
+			r.value[ATTR_helo_name] = sbuf_str(&b);
+			if (n >= 300 || strchr(of[i].text, '{') == NULL)
+				one(of[i].text, of[i].want, lists, &r);
+		}
+}
+
 int
 main(void)
 {
@@ -185,6 +217,7 @@ main(void)
 	request_parse(&r, block, sizeof(block) - 1, &scanned, &used, &why);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 		one(cases[i].text, cases[i].want, lists, &r);
+	long_values(lists, r);
 	lists_free(lists);
 	return tap_done();
 }

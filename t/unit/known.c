@@ -25,7 +25,7 @@ test_entries(void)
 {
 	static const int64_t times[] = {0, 1, -1, 1795316427000, -1795316427000,
 	    KNOWN_FOREVER, -KNOWN_FOREVER};
-	struct known *k = known_new(1000);
+	struct known *k = known_new(1000, 0);
 
 	is_long(known_find(k, 1).kind, KNOWN_NOTHING, "nothing at first");
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
@@ -48,7 +48,7 @@ test_entries(void)
 static void
 test_doubt(void)
 {
-	struct known *k = known_new(1000);
+	struct known *k = known_new(1000, 0);
 	uint32_t before = known_epoch(k);
 
 	known_put(k, 1, KNOWN_PASSED, 5, known_epoch(k));
@@ -73,7 +73,7 @@ static void
 test_bounds(void)
 {
 	enum { ENTRIES = 20000 };
-	struct known *k = known_new(0);
+	struct known *k = known_new(0, 0);
 	long kept = 0;
 
 	known_put(k, 1, KNOWN_PASSED, 5, 0);
@@ -83,7 +83,7 @@ test_bounds(void)
 	is_long((long)known_count(k), 0, "none");
 	known_free(k);
 
-	k = known_new(ENTRIES);
+	k = known_new(ENTRIES, 0);
 	for (uint64_t i = 0; i < ENTRIES; i++)
 		known_put(k, key("p", i), KNOWN_PASSED, (int64_t)i, 0);
 	for (uint64_t i = 0; i < ENTRIES; i++)
