@@ -215,7 +215,7 @@ settle($d);
 		older(61, 'recipient = ?', $to);
 		settle($d);
 		ask_is($d, $PASSED, 'comes back and passes', @key);
-		ok(defined row('recipient = ?', $to)->{passed_us}, 'its row');
+		soon { defined row('recipient = ?', $to)->{passed_us} } 'its row';
 	}
 	# Long ones on both sides, which no compression makes short.
 	my $before = value('SELECT count(*) FROM policyd.greylist');
@@ -223,7 +223,7 @@ settle($d);
 		recipient => $noise->(1990) . '@any.example',
 		client_name => 'mx.odd.example');
 	ask_is($d, $GREYLISTED_LONG, 'a long sender to a long recipient', @long);
-	is(value('SELECT count(*) FROM policyd.greylist'), $before + 1, 'one row');
+	count_is($before + 1, 'one row');
 	ask_is($d, $GREYLISTED_LONG, 'in a batch with others', @long, sender =>
 		$noise->(1900) . '@x.example');
 	older(61);
@@ -383,8 +383,7 @@ sub passed_key {
 	settle(@d);
 	ask_is($other, $PASSED, 'it passes there', @key);
 	ask_is($d, $OK, 'and here it has passed', @key);
-	is(value('SELECT count(*) FROM policyd.greylist WHERE sender = ?', undef,
-		$from), 1, 'one row');
+	count_is(1, 'one row', 'sender = ?', $from);
 }
 $_->stop for @d;
 
@@ -479,8 +478,7 @@ $_->stop for @d;
 	my $n = $askers * $rounds;
 	is_deeply($all->($rounds), { DEFER_IF_PERMIT => $n * @keys, DUNNO => 0,
 			PREPEND => 0, bad => 0 }, 'many at two daemons: all greylisted');
-	is(value('SELECT count(*) FROM policyd.greylist'), scalar @keys,
-		'one row for each key');
+	count_is(scalar @keys, 'one row for each key');
 	soon { value('SELECT sum(attempts) FROM policyd.greylist') == $n * @keys }
 	'attempts add up', 20
 		or diag value('SELECT sum(attempts) FROM policyd.greylist') . ' of '
@@ -493,8 +491,7 @@ $_->stop for @d;
 	my $got = $all->(1);
 	is($got->{bad} + $got->{DEFER_IF_PERMIT}, 0, 'all pass');
 	cmp_ok($got->{PREPEND}, '>=', scalar @keys, 'each with a header');
-	is(value('SELECT count(*) FROM policyd.greylist
-		WHERE passed_at IS NOT NULL'), scalar @keys, 'one row for each key');
+	count_is(scalar @keys, 'one row for each key', 'passed_at IS NOT NULL');
 	soon {
 		value('SELECT bool_and(passes = 8) AND count(*) = 6
 			FROM policyd.client')

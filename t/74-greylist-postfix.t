@@ -92,7 +92,7 @@ my @host = ('mail1.example.net', '192.0.2.10');
 	@got = $c->mail('sender@example.net', 'bob@example.com');
 	like($got[1], $WAIT, 'it is too early');
 	$c->quit;
-	is(value('SELECT count(*) FROM policyd.greylist'), 1, 'one row');
+	count_is(1, 'one row');
 	is(join(' ', before()), '', 'nothing is delivered');
 
 	older(90);
@@ -135,8 +135,7 @@ my @host = ('mail1.example.net', '192.0.2.10');
 	my @got = $c->mail(@mail);
 	like($got[$_], $WAIT, "no name, the null sender, recipient $_") for 1 .. 3;
 	$c->quit;
-	is(value(q{SELECT count(*) FROM policyd.greylist
-		WHERE client = '203.0.113.0/24' AND sender = ''}), 3, 'three rows');
+	count_is(3, 'three rows', q{client = '203.0.113.0/24' AND sender = ''});
 	older(120);
 	settle($d);
 	my @before = before();

@@ -18,8 +18,8 @@ use Time::HiRes qw(time);
 
 use PolicydTest qw(site wait_for);
 
-our @EXPORT = qw($GREYLISTED $PASSED $OK ask_is column errors_of greylister
-	greylist_site known older row settle value);
+our @EXPORT = qw($GREYLISTED $PASSED $OK ask_is column count_is errors_of
+	greylister greylist_site known no_row older row settle value);
 
 our $GREYLISTED =
 	qr/^DEFER_IF_PERMIT 4\.2\.0 Greylisted, please try again in (\d+) seconds$/;
@@ -70,14 +70,16 @@ sub value { return scalar known()->selectrow_array(@_) }
 sub column { return @{ known()->selectcol_arrayref(@_) } }
 
 # All that is in greylist happened so many seconds earlier; or what is in the
-# rows that a condition holds for.
+# rows that a condition holds for.  There are some: where PostgreSQL took longer
+# than policyd waits for it, they come a moment after the answer.
 sub older {
 	my ($seconds, $where, @bind) = @_;
-	return known()->do('UPDATE policyd.greylist SET
+	my $sql = 'UPDATE policyd.greylist SET
 		first_seen = first_seen - make_interval(secs => ?),
 		last_seen = last_seen - make_interval(secs => ?),
 		passed_at = passed_at - make_interval(secs => ?)'
-		. ($where ? " WHERE $where" : ''), undef, ($seconds) x 3, @bind);
+		. ($where ? " WHERE $where" : '');
+	return wait_for { known()->do($sql, undef, ($seconds) x 3, @bind) > 0 };
 }
 
 # What was committed before is known to these daemons: a later change is.
@@ -96,8 +98,33 @@ sub settle {
 }
 
 # The only row that a condition holds for, times as seconds ago and in
-# microseconds since 1970; undef where there is none or more than one.
+# microseconds since 1970; undef where there is none or more than one.  As older
+# does, it waits a moment for it.
 sub row {
+	my ($where, @bind) = @_;
+	return wait_for { find_row($where, @bind) } 3;
+}
+
+# There is none now.
+sub no_row {
+	my ($where, @bind) = @_;
+	return !value("SELECT count(*) FROM policyd.greylist WHERE $where", undef,
+		@bind);
+}
+
+# A test of its own: so many rows.
+sub count_is {
+	my ($want, $name, $where, @bind) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $got;
+	wait_for {
+		($got = value('SELECT count(*) FROM policyd.greylist'
+			. ($where ? " WHERE $where" : ''), undef, @bind)) >= $want;
+	} 5;
+	return Test::More::is($got, $want, $name);
+}
+
+sub find_row {
 	my ($where, @bind) = @_;
 	my $rows = known()->selectall_arrayref("SELECT client, sender, recipient,
 			attempts, extract(epoch FROM now() - first_seen)::float8 AS first,
