@@ -130,6 +130,7 @@ soon() { # soon COMMAND...: true within ten seconds
 }
 show() { systemctl show -P "$1" policyd.service; }
 as_postgres() { runuser -u postgres -- "$@"; }
+sql() { as_postgres psql -qXAt -d policyd -c "$1"; }
 
 # ask RECIPIENT [USER]: the answer, asked as Debian's smtpd asks: chrooted to the
 # queue directory, its user and primary group and no other.
@@ -157,6 +158,8 @@ print $answer =~ s/\n\n\z//r;
 END
 
 answered() { [ "$(ask alice@example.org)" = action=DUNNO ]; }
+known_recipient() { case "$(ask alice@example.org)" in
+	action=DUNNO | *Greylisted*) ;; *) false ;; esac; }
 carol_exists() { [ "$(ask carol@example.org)" = action=DUNNO ]; }
 unknown='action=550 5.1.1 User unknown'
 
@@ -182,7 +185,13 @@ is 'the socket' "$(stat -c '%U:%G %a' /var/spool/postfix/policyd/policyd.sock)" 
 	'policyd:postfix 660'
 is 'runs as' "$(ps -o user:16=,group:16= -p "$(show MainPID)" | xargs)" \
 	'policyd policyd'
-is 'a known recipient' "$(ask alice@example.org)" action=DUNNO
+is 'a known recipient, greylisted' "$(ask alice@example.org)" \
+	'action=DEFER_IF_PERMIT 4.2.0 Greylisted, please try again in 60 seconds'
+is 'one row of it' "$(sql 'SELECT count(*) FROM policyd.greylist')" 1
+check 'a client that need not wait' as_postgres policyctl greylist allow 192.0.2.0/24
+check 'it need not' soon answered
+check 'the client that Postfix will have' \
+	as_postgres policyctl greylist allow 127.0.0.1
 is 'an unknown one' "$(ask nobody@example.org)" "$unknown"
 is 'who is not Postfix may not ask' "$(ask alice@example.org nobody)" \
 	'connect: Permission denied'
@@ -266,7 +275,7 @@ systemctl stop postgresql@15-main.service
 is 'without PostgreSQL' "$(ask nobody@example.org)" "$unknown"
 check 'restart without PostgreSQL' systemctl restart policyd.service
 is 'from the copy' "$(ask nobody@example.org)" "$unknown"
-check 'also the known one' soon answered
+check 'also the known one' soon known_recipient
 systemctl start postgresql@15-main.service
 check 'PostgreSQL is back' as_postgres policyctl address add carol@example.org
 check 'and what it says now is in force' soon carol_exists
