@@ -152,7 +152,7 @@ test: packages-test ## everything: units, fuzz corpora, PostgreSQL and Postfix
 # What test and sanitize run, on the programs of this build.
 check: all $(UNITS) $(REPLAY) $(TOOLS)
 	POLICYD=$(abspath $(B)/policyd) POLICYCTL=$(abspath $(B)/policyctl) TOOLS=$(abspath $(B)/t/tools) \
-		prove --timer $(PROVE_FLAGS) $(UNITS) $(REPLAY) $(TESTS)
+		t/check.sh $(B)/check.log prove --timer $(PROVE_FLAGS) $(UNITS) $(REPLAY) $(TESTS)
 
 sanitize: packages-test ## the same under AddressSanitizer and UBSan
 	@# (A booted container has no sanitizer's libraries.)
