@@ -3,18 +3,17 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "config/config.h"
+#include "net/door.h"
 #include "net/server.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -34,8 +33,7 @@ struct listener {
 	bool inherited; /* systemd's */
 	bool wanted;    /* by the config prepared last */
 	bool fresh;     /* made for it */
-	dev_t dev;      /* of the unix socket that was made */
-	ino_t ino;
+	struct door door; /* unix: what was made */
 };
 
 struct listeners {
@@ -146,96 +144,17 @@ add(struct listeners *all, int fd, const struct endpoint *at)
 
 /* ---- making them ---- */
 
-/*
- * Is the path free for us?  A socket that nobody answers on is a leftover of a
- * daemon that was killed; everything else is somebody's.
- */
-static const char *
-clear_path(const struct sockaddr_un *sun)
-{
-	struct stat st;
-	int fd, rc, error;
-
-	if (lstat(sun->sun_path, &st) == -1)
-		return errno == ENOENT ? NULL : strerror(errno);
-	if (!S_ISSOCK(st.st_mode))
-		return "the file there is no socket";
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd == -1)
-		return strerror(errno);
-	rc = connect(fd, (const struct sockaddr *)sun, sizeof(*sun));
-	error = errno;
-	close(fd);
-	if (rc == 0 || error != ECONNREFUSED)
-		return "another process listens there";
-	return unlink(sun->sun_path) == 0 ? NULL : strerror(errno);
-}
-
-/*
- * now: the group it has.  Only root may give it to any; who is not says so and
- * goes on.  The folder may belong to somebody who puts a link there: it is not
- * followed.
- */
-static const char *
-set_group(const char *path, const struct config *config, gid_t now)
-{
-	const char *group = config->policyd.socket_group;
-	const struct group *g;
-
-	if (group[0] == '\0')
-		return NULL;
-	g = getgrnam(group);
-	if (g == NULL)
-		return "socket_group: there is no such group";
-	if (g->gr_gid == now || lchown(path, (uid_t)-1, g->gr_gid) == 0)
-		return NULL;
-	if (geteuid() == 0)
-		return strerror(errno);
-	log_line(LOG_WARNING, "%s is not of socket_group %s: %s", path, group,
-	    strerror(errno));
-	return NULL;
-}
-
 static const char *
 open_unix(struct listeners *all, const struct endpoint *at,
     const struct config *config)
 {
-	struct sockaddr_un sun = {.sun_family = AF_UNIX};
-	struct listener *l;
-	struct stat st = {0};
-	const char *why;
-	mode_t mask;
-	int fd, rc;
+	struct door door;
+	const char *why = door_open(&door, at->path,
+	    (mode_t)config->policyd.socket_mode, config->policyd.socket_group);
 
-	memcpy(sun.sun_path, at->path, sizeof(at->path));
-	why = clear_path(&sun);
-	if (why != NULL)
-		return why;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd == -1)
-		return strerror(errno);
-	/* Nobody can connect before listen(): it is as it should be by then. */
-	mask = umask(~(mode_t)config->policyd.socket_mode & 0777);
-	rc = bind(fd, (const struct sockaddr *)&sun, sizeof(sun));
-	umask(mask);
-	if (rc == -1) {
-		why = strerror(errno);
-		close(fd);
-		return why;
-	}
-	why = set_group(at->path, config, (gid_t)-1);
-	if (why == NULL &&
-	    (listen(fd, BACKLOG) == -1 || lstat(at->path, &st) == -1))
-		why = strerror(errno);
-	if (why != NULL) {
-		unlink(at->path);
-		close(fd);
-		return why;
-	}
-	l = add(all, fd, at);
-	l->dev = st.st_dev;
-	l->ino = st.st_ino;
-	return NULL;
+	if (why == NULL)
+		add(all, door.fd, at)->door = door;
+	return why;
 }
 
 static bool
@@ -317,24 +236,20 @@ keep(struct listeners *all, const struct endpoint *at)
 	return found;
 }
 
-/* Is what stands at its path still the socket that was made here? */
 static bool
-is_there(const struct listener *l, struct stat *st)
+is_made_here(const struct listener *l)
 {
-	return l->at.is_unix && !l->inherited &&
-	    lstat(l->at.path, st) == 0 && S_ISSOCK(st->st_mode) &&
-	    st->st_dev == l->dev && st->st_ino == l->ino;
+	return l->at.is_unix && !l->inherited;
 }
 
 static void
 close_one(struct listeners *all, struct listener *l)
 {
-	struct stat st;
-
 	ev_io_stop(all->loop, &l->io);
-	close(l->io.fd);
-	if (is_there(l, &st))
-		unlink(l->at.path);
+	if (is_made_here(l))
+		door_close(&l->door, l->at.path);
+	else
+		close(l->io.fd);
 	free(l);
 }
 
@@ -346,12 +261,14 @@ adjust(const struct listener *l, const struct config *config)
 	struct stat st;
 	const char *why = NULL;
 
-	if (l->fresh || !is_there(l, &st))
+	if (l->fresh || !is_made_here(l) ||
+	    !door_is_there(&l->door, l->at.path, &st))
 		return;
 	if ((st.st_mode & 0777) != mode && chmod(l->at.path, mode) == -1)
 		why = strerror(errno);
 	if (why == NULL)
-		why = set_group(l->at.path, config, st.st_gid);
+		why = door_set_group(l->at.path, config->policyd.socket_group,
+		    st.st_gid);
 	if (why != NULL)
 		log_failure(&l->at, "it keeps its mode and group", why);
 }
