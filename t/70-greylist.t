@@ -574,6 +574,7 @@ my @key  = (sender => $from, recipient => 'bob@example.com');
 					WHERE client = ?', undef, $was, $client)
 			}
 			'last_seen of the client is written back', 20;
+			quiet();
 			$dbh->do(q{UPDATE policyd.client
 				SET last_seen = now() - interval '36 d' WHERE client = ?},
 				undef, $client);
@@ -601,6 +602,7 @@ my @key  = (sender => $from, recipient => 'bob@example.com');
 	ask_is($d, $OK, 'a network, whatever the name', @who, sender => fresh(),
 		client_name => 'mx.somebody.example', client_address => '198.18.4.8');
 	is(rows(), $before, 'they make no rows');
+	quiet();
 	$dbh->do(q{DELETE FROM policyd.client});
 	settle($d);
 	ask_is($d, $GREYLISTED, 'no friend any more', @who, sender => fresh());

@@ -42,7 +42,7 @@ sub rows {
 }
 
 $d->start;
-soon { -e "$d->{statedir}/tables.copy" } 'there is a copy to start from';
+soon { -e "$d->{statedir}/tables.copy" } 'there is a copy to start from', 60;
 
 for my $how (qw(TERM KILL)) {
 	my $net = $how eq 'TERM' ? 1 : 2;
@@ -52,11 +52,11 @@ for my $how (qw(TERM KILL)) {
 	is($grey, $count, "$how: PostgreSQL is away, keys are judged in memory");
 	if ($how eq 'KILL') {
 		# Once more after the last of them is on disk.
-		soon { -e $file } 'the journal is on disk';
+		soon { -e $file } 'the journal is on disk', 60;
 		my $before = (stat $file)[9] . ' ' . (stat _)[1];
 		try($net, 'u1');
 		soon { -e $file && (stat $file)[9] . ' ' . (stat _)[1] ne $before }
-			'and again after a change';
+			'and again after a change', 60;
 		$d->signal('KILL')->wait_end;
 	} else {
 		is($d->stop, 0, 'stopped');

@@ -13,7 +13,7 @@ enum { BUCKETS = 4096 }; /* chains of two when as many wait as may */
 struct batch {
 	struct ev_loop *loop;
 	struct db_pool *pool;
-	double timeout_s;
+	double timeout_s, patience_s;
 	struct batch_options o;
 	struct batch_item **bucket; /* those that gather, by key */
 	struct batch_item **gather; /* the same, in the order they came */
@@ -241,7 +241,7 @@ start_patience(struct batch *b)
 	for (size_t i = 1; i < b->out_count; i++)
 		if (b->out[i]->since < since)
 			since = b->out[i]->since;
-	left_s = since + b->o.patience_s - monotonic_s();
+	left_s = since + b->patience_s - monotonic_s();
 	ev_now_update(b->loop);
 	ev_timer_set(&b->patience, left_s > 0 ? left_s : 0, 0);
 	ev_timer_start(b->loop, &b->patience);
@@ -363,10 +363,12 @@ batch_new(struct ev_loop *loop, const struct batch_options *options)
 }
 
 void
-batch_use(struct batch *b, struct db_pool *pool, double timeout_s)
+batch_use(struct batch *b, struct db_pool *pool, double timeout_s,
+    double patience_s)
 {
 	b->pool = pool;
 	b->timeout_s = timeout_s;
+	b->patience_s = patience_s;
 }
 
 void

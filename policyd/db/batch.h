@@ -6,12 +6,12 @@
  *
  * Floor 4.  Knows nothing of mail.  While one statement is out, keys gather;
  * when it is back, all that gathered go as the next one, each key once, in
- * their order.  There is no timer: an idle daemon asks in one round trip, a
- * loaded one asks ever more at once.
+ * their order.  Nothing is held back in the hope of more: an idle daemon asks in
+ * one round trip, a loaded one asks ever more at once.
  *
- * Nobody waits for longer than patience_s: whoever waits is told so then,
- * nobody may wait until the statement is over, and its rows are still learnt
- * when it comes.
+ * Nobody waits for longer than patience_s, which is the one thing that is timed:
+ * whoever waits is told so then, nobody may wait until the statement is over,
+ * and its rows are still learnt when it comes.
  */
 
 #include "base/str.h"
@@ -62,7 +62,6 @@ struct batch_options {
 	const char *sql;
 	int columns;
 	int key_columns; /* the first of them: items are sorted by these */
-	double patience_s;
 
 	/* Add further parameters, borrowed until the statement is sent. */
 	int (*parameters)(void *arg, const char **more, int max);
@@ -89,8 +88,12 @@ struct batch *batch_new(struct ev_loop *loop,
 /* NULL is allowed.  Nobody may wait any more. */
 void batch_free(struct batch *b);
 
-/* From the next statement on, ask this pool, which is borrowed. */
-void batch_use(struct batch *b, struct db_pool *pool, double timeout_s);
+/*
+ * From the next statement on, ask this pool, which is borrowed, and wait so
+ * long: the statement timeout_s, a waiter patience_s.
+ */
+void batch_use(struct batch *b, struct db_pool *pool, double timeout_s,
+    double patience_s);
 
 /* Is it worth asking, that is, is there hope of an answer now? */
 bool batch_ready(const struct batch *b);

@@ -21,7 +21,8 @@
 
 /*
  * Nobody waits longer for PostgreSQL than this: memory can judge.  Much more
- * than a statement takes, much less than anybody notices.
+ * than a statement takes, much less than anybody notices.  Where statements
+ * may take long, by query_timeout, a tenth of that.
  */
 static const double PATIENCE_S = 0.5;
 
@@ -247,11 +248,17 @@ answer_of(const struct attempt_limits *l, enum attempt_verdict verdict,
 static void
 log_full(struct greylist *g)
 {
+	struct log_entry e;
 	uint64_t suppressed;
 
-	if (log_allowed(&g->full_limit, ev_now(g->loop), &suppressed))
-		log_line(LOG_WARNING, "PostgreSQL is away and %d keys wait "
-				      "for it: new ones pass", JOURNAL_MAX);
+	if (!log_allowed(&g->full_limit, ev_now(g->loop), &suppressed))
+		return;
+	log_begin(&e, LOG_WARNING, "PostgreSQL is away and memory is full: "
+				   "new keys pass");
+	log_int(&e, "unsaved", JOURNAL_MAX);
+	if (suppressed > 0)
+		log_int(&e, "suppressed", (int64_t)suppressed);
+	log_end(&e);
 }
 
 static struct greylist_answer
@@ -824,7 +831,11 @@ on_heard(void *arg, const char *payload)
 {
 	struct greylist *g = arg;
 	struct str what = str_of(payload);
+	struct log_entry e;
 
+	log_begin(&e, LOG_DEBUG, "announced");
+	log_str(&e, "what", what);
+	log_end(&e);
 	if (starts(what, STR("greylist:")))
 		forget_key(g, str_from(what, sizeof("greylist:") - 1));
 	else if (starts(what, STR("client:")))
@@ -892,6 +903,15 @@ connect_ear(struct greylist *g)
 	g->ear = ear_new(g->loop, &options, "policyd", &handlers);
 }
 
+static void
+connect_batch(struct greylist *g)
+{
+	double timeout_s = g->config->database.query_timeout_s;
+
+	batch_use(g->batch, g->pool, timeout_s,
+	    fmax(PATIENCE_S, timeout_s / 10));
+}
+
 struct greylist *
 greylist_new(struct ev_loop *loop, const struct config *config)
 {
@@ -900,7 +920,6 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 	    .sql = SEE,
 	    .columns = COLUMNS,
 	    .key_columns = KEY_COLUMNS,
-	    .patience_s = PATIENCE_S,
 	    .parameters = on_parameters,
 	    .sent = on_sent,
 	    .match = on_match,
@@ -915,7 +934,7 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 	connect_pool(g);
 	connect_ear(g);
 	g->batch = batch_new(loop, &options);
-	batch_use(g->batch, g->pool, config->database.query_timeout_s);
+	connect_batch(g);
 	g->writer = writer_new(loop, config, g->pool, g->ahead, on_arrived,
 	    g);
 	g->journal = writer_journal(g->writer);
@@ -969,7 +988,7 @@ greylist_reconfigure(struct greylist *g, const struct config *config)
 	    old->database.connections != config->database.connections ||
 	    old->database.prepared != config->database.prepared)
 		connect_pool(g);
-	batch_use(g->batch, g->pool, config->database.query_timeout_s);
+	connect_batch(g);
 	writer_reconfigure(g->writer, config, g->pool);
 	purge_reconfigure(g->purge, config, g->pool);
 	/* Those who wait for the old one go on in memory. */

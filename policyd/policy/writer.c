@@ -36,11 +36,21 @@ struct writer {
 	struct aside *aside;
 	uint64_t kept; /* the version that is, or will be, on disk */
 	bool on_disk;  /* there may be a file */
+	bool idle;     /* as was said last */
 	struct log_limit limit;
 };
 
-
 /* ---- when ---- */
+
+static void
+say(struct writer *w, bool idle)
+{
+	if (idle == w->idle)
+		return;
+	w->idle = idle;
+	log_line(LOG_DEBUG, idle ? "greylisting: all is written" :
+				   "greylisting: something is to be written");
+}
 
 static void
 write_after(struct writer *w, double s)
@@ -54,6 +64,7 @@ write_after(struct writer *w, double s)
 void
 writer_soon(struct writer *w)
 {
+	say(w, false);
 	write_after(w, GATHER_S);
 }
 
@@ -111,6 +122,7 @@ remove_file(struct writer *w)
 static void
 forget(struct writer *w)
 {
+	say(w, true);
 	aside_forget(w->aside);
 	if (!w->on_disk)
 		return;
@@ -247,6 +259,8 @@ log_failed(struct writer *w, enum db_outcome outcome,
 	log_str(&e, "error", outcome == DB_REFUSED ?
 	    str_of(PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY)) :
 	    STR("PostgreSQL is away"));
+	if (suppressed > 0)
+		log_int(&e, "suppressed", (int64_t)suppressed);
 	log_end(&e);
 }
 
@@ -392,6 +406,8 @@ writer_new(struct ev_loop *loop, const struct config *config,
 	    &(struct aside_job){save, on_save_failed, w});
 	w->ahead = ahead;
 	load(w);
+	w->idle = journal_count(w->journal) > 0;
+	say(w, !w->idle);
 	return w;
 }
 

@@ -13,13 +13,15 @@ use strict;
 use warnings;
 
 use Exporter qw(import);
+use Scalar::Util qw(weaken);
 use Test::More ();
 use Time::HiRes qw(time);
 
 use PolicydTest qw(site wait_for);
 
 our @EXPORT = qw($GREYLISTED $PASSED $OK ask_is column count_is errors_of
-	greylister greylist_site known no_row older row settle value);
+	greylister greylist_site known no_row older quiet row settle
+	value);
 
 our $GREYLISTED =
 	qr/^DEFER_IF_PERMIT 4\.2\.0 Greylisted, please try again in (\d+) seconds$/;
@@ -28,6 +30,7 @@ our $OK     = qr/^DUNNO$/;
 
 my $dbh;
 my $mark = 0;
+my @daemons;
 
 # A server with the schema, some recipients, and these rows besides.
 sub greylist_site {
@@ -44,7 +47,9 @@ SQL
 }
 
 # A daemon with these keys of [greylist], and other sections as hashes.  Keys are
-# judged one by one, and nothing passes without somebody's doing.
+# judged one by one, and nothing passes without somebody's doing.  PostgreSQL may
+# take six seconds before memory judges, unless the test says otherwise: machines
+# are slow.
 sub greylister {
 	my ($pg, %ini) = @_;
 	my %greylist = (enabled => 'yes', delay => '1m', auto_allow_after => 0);
@@ -54,12 +59,16 @@ sub greylister {
 		if (ref $ini{$key}) { $other{$key} = $ini{$key} }
 		else                { $greylist{$key} = $ini{$key} }
 	}
-	$other{database} =
-		{ reconnect_max => '300ms', %{ $other{database} || {} } };
-	return PolicydTest->new(
+	$other{database} = { reconnect_max => '300ms', query_timeout => '60s',
+		%{ $other{database} || {} } };
+	$other{log} = { level => 'debug', %{ $other{log} || {} } };
+	push @daemons, PolicydTest->new(
 		conninfo => $pg->conninfo(user => 'policyd', connect_timeout => 2),
 		ini      => { greylist => \%greylist, %other }
 	)->start;
+	my $d = $daemons[-1];
+	weaken($daemons[-1]);
+	return $d;
 }
 
 # The connection that the rest goes over; tests that stop the server give a new
@@ -69,11 +78,27 @@ sub known { $dbh = shift if @_; return $dbh }
 sub value { return scalar known()->selectrow_array(@_) }
 sub column { return @{ known()->selectcol_arrayref(@_) } }
 
+# What these daemons have judged is in PostgreSQL: they write nothing more by
+# themselves.  All that there are, if none is named.
+sub quiet {
+	my @d = @_ ? @_ : grep { $_ && $_->alive } @daemons;
+	for my $d (@d) {
+		wait_for {
+			my ($last) = $d->log =~
+				/.*msg="greylisting: (all is written|something is)/s;
+			return ($last // '') eq 'all is written';
+		} 20;
+	}
+	return;
+}
+
 # All that is in greylist happened so many seconds earlier; or what is in the
 # rows that a condition holds for.  There are some: where PostgreSQL took longer
-# than policyd waits for it, they come a moment after the answer.
+# than policyd waits for it, they come a moment after the answer.  Uses of before
+# are written before, as if so much time had gone by.
 sub older {
 	my ($seconds, $where, @bind) = @_;
+	quiet();
 	my $sql = 'UPDATE policyd.greylist SET
 		first_seen = first_seen - make_interval(secs => ?),
 		last_seen = last_seen - make_interval(secs => ?),
@@ -82,10 +107,21 @@ sub older {
 	return wait_for { known()->do($sql, undef, ($seconds) x 3, @bind) > 0 };
 }
 
-# What was committed before is known to these daemons: a later change is.
+# What was committed before is known to these daemons: a later change is, to both
+# of their ears.
 sub settle {
 	my @d = @_;
 	$mark++;
+	for my $d (grep { ($_->{ini}{log}{level} // '') eq 'debug' } @d) {
+		my $from = $d->log_mark;
+		wait_for {
+			# One that is connected anew has not heard the one before.
+			known()->do(q{SELECT pg_notify('policyd', ?)}, undef,
+				"greylist:mark $mark");
+			wait_for { $d->log_since($from) =~
+				/msg="announced" what="greylist:mark $mark"/ } 0.5;
+		} 20 or die "what is announced is not heard\n";
+	}
 	known()->do(q{UPDATE policyd.address SET reply = ?
 		WHERE address = 'mark@example.com'}, undef, "450 4.9.9 mark $mark");
 	for my $d (@d) {
