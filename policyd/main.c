@@ -8,8 +8,10 @@
 #include "base/mem.h"
 #include "config/config.h"
 #include "mail/host.h"
+#include "net/control.h"
 #include "net/listener.h"
 #include "net/server.h"
+#include "net/status.h"
 #include "policy/decide.h"
 #include "schema_version.h"
 #include "tables/feed.h"
@@ -49,10 +51,11 @@ struct daemon {
 	struct policy *policy;
 	struct server *server;
 	struct feed *feed;
+	struct status_sources status;
+	struct control *control;
 	ev_signal term, interrupt, hangup;
 	ev_timer watchdog;
 	ev_timer drain;
-	bool settled; /* ready, as far as systemd knows */
 	bool stopping;
 };
 
@@ -103,17 +106,26 @@ fill_standard_descriptors(void)
 		close(fd);
 }
 
-static int
-make_state_dir(const struct config *config, uid_t uid, gid_t gid)
+/* What is there already stays as it is. */
+static void
+make_dir(const char *dir, const char *what, uid_t uid, gid_t gid)
 {
-	const char *dir = config->policyd.state_dir;
+	if (mkdir(dir, 0750) == -1 ? errno != EEXIST :
+		geteuid() == 0 && lchown(dir, uid, gid) == -1)
+		log_line(LOG_WARNING, "%s %s: %s", what, dir, strerror(errno));
+}
 
-	if (mkdir(dir, 0750) == -1) {
-		if (errno == EEXIST)
-			return 0;
-		return -1;
-	}
-	return geteuid() == 0 ? lchown(dir, uid, gid) : 0;
+static void
+make_dirs(const struct config *config, uid_t uid, gid_t gid)
+{
+	const char *control = config->policyd.control;
+	const char *slash = strrchr(control, '/');
+	char *dir = mem_strndup(control, (size_t)(slash - control));
+
+	make_dir(config->policyd.state_dir, "state_dir", uid, gid);
+	if (geteuid() == 0 && dir[0] != '\0')
+		make_dir(dir, "the folder of the control socket,", uid, gid);
+	free(dir);
 }
 
 /* 0, or -1 with what is wrong logged. */
@@ -123,9 +135,7 @@ drop_privileges(const struct config *config)
 	const struct passwd *pw;
 
 	if (geteuid() != 0) {
-		if (make_state_dir(config, 0, 0) == -1)
-			log_line(LOG_WARNING, "state_dir %s: %s",
-			    config->policyd.state_dir, strerror(errno));
+		make_dirs(config, 0, 0);
 		return 0;
 	}
 	pw = getpwnam(config->policyd.user);
@@ -134,9 +144,7 @@ drop_privileges(const struct config *config)
 		    config->policyd.user);
 		return -1;
 	}
-	if (make_state_dir(config, pw->pw_uid, pw->pw_gid) == -1)
-		log_line(LOG_WARNING, "state_dir %s: %s",
-		    config->policyd.state_dir, strerror(errno));
+	make_dirs(config, pw->pw_uid, pw->pw_gid);
 	if (initgroups(pw->pw_name, pw->pw_gid) == -1 ||
 	    setgid(pw->pw_gid) == -1 || setuid(pw->pw_uid) == -1) {
 		log_line(LOG_ERR, "cannot become %s: %s", pw->pw_name,
@@ -175,7 +183,7 @@ on_settled(void *arg)
 
 	if (d->stopping)
 		return; /* what is left of the loop is for writing */
-	d->settled = true;
+	d->status.ready = true; /* as far as systemd knows, too */
 	listeners_accept(d->listeners, d->server);
 	sd_notify(0, "READY=1");
 	log_line(LOG_NOTICE, "ready, version %s", POLICYD_VERSION);
@@ -187,6 +195,8 @@ reload(struct daemon *d)
 	struct config_errors errors = {0};
 	struct config *config = config_load(d->file, &errors), *old = d->config;
 
+	d->status.reloaded = ev_now(d->loop);
+	d->status.reload_failed = true; /* until it has not */
 	if (config == NULL) {
 		log_errors(&errors);
 		log_line(LOG_ERR, "not reloaded: the old settings stay");
@@ -203,10 +213,12 @@ reload(struct daemon *d)
 	server_reconfigure(d->server, config);
 	feed_reconfigure(d->feed, config);
 	listeners_commit(d->listeners, config);
+	control_listen(d->control, config);
 	raise_descriptors(config);
 	if (strcmp(old->policyd.user, config->policyd.user) != 0)
 		log_line(LOG_WARNING, "[policyd] user takes a restart");
 	config_free(old);
+	d->status.reload_failed = false;
 	log_line(LOG_NOTICE, "reloaded");
 }
 
@@ -220,7 +232,7 @@ on_hangup(struct ev_loop *loop, ev_signal *w, int events)
 	(void)events;
 	if (d->stopping)
 		return;
-	if (!d->settled) {
+	if (!d->status.ready) {
 		reload(d); /* READY comes with the tables */
 		return;
 	}
@@ -293,6 +305,20 @@ start_signals(struct daemon *d)
 	ev_signal_start(d->loop, &d->hangup);
 }
 
+static void
+start_control(struct daemon *d)
+{
+	d->status = (struct status_sources){
+	    .server = d->server,
+	    .policy = d->policy,
+	    .feed = d->feed,
+	    .tables = &d->tables,
+	    .started = status_clock(),
+	};
+	d->control = control_new(d->loop, &d->status);
+	control_listen(d->control, d->config);
+}
+
 /* ---- from start to end ---- */
 
 /* libev's own aborts where there is no memory. */
@@ -329,8 +355,10 @@ run(struct daemon *d)
 	d->server = server_new(d->loop, d->config, d->policy,
 	    listeners_resume, d->listeners);
 	d->feed = feed_new(d->loop, d->config, &d->tables, on_settled, d);
+	start_control(d);
 	ev_run(d->loop, 0);
 	rc = 0;
+	control_free(d->control);
 	server_free(d->server);
 	policy_drain(d->policy, WRITE_MAX_S);
 	feed_free(d->feed);

@@ -492,11 +492,8 @@ sub refuses {
 	$d->write_ini;
 	$d->start;
 	is((stat $d->{socket})[2] & 07777, 0660, 'its default');
-	TODO: {
-		local $TODO = 'there is no control socket yet';
-		is(((stat "$d->{dir}/control.sock")[2] // 0) & 07777,
-			0660, 'the mode of the control socket');
-	}
+	is(((stat "$d->{dir}/control.sock")[2] // 0) & 07777,
+		0660, 'the mode of the control socket');
 	is($d->stop, 0, 'exit status');
 	ok(!-e "$d->{dir}/control.sock", 'the control socket is removed');
 }

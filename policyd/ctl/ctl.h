@@ -101,6 +101,7 @@ void print_json(const PGresult *result, int rows);
 
 /* ---- the commands ---- */
 
+ctl_run_fn daemon_status;
 ctl_run_fn schema_install, schema_upgrade, schema_status;
 ctl_run_fn check_rules;
 ctl_run_fn explain;

@@ -20,6 +20,11 @@ static const struct verb schema_verbs[] = {
     {0},
 };
 
+static const struct verb status_verbs[] = {
+    {"", ARGS_NONE, "how is the daemon?", daemon_status},
+    {0},
+};
+
 static const struct verb row_verbs[] = {
     {"add", ARGS_ROW, "add a row", rows_add},
     {"remove", ARGS_KEY, "remove it", rows_remove},
@@ -70,6 +75,7 @@ static const struct object {
 	const struct verb *verbs;
 	const char *table; /* NULL if it is about none */
 } objects[] = {
+    {"status", status_verbs, NULL},
     {"schema", schema_verbs, NULL},
     {"check", check_verbs, NULL},
     {"explain", explain_verbs, NULL},
@@ -99,6 +105,13 @@ static bool
 is_bare(const struct verb *verb)
 {
 	return verb->name[0] == '\0';
+}
+
+/* How the daemon is should be known most of all when PostgreSQL is away. */
+static bool
+needs_database(const struct verb *verb)
+{
+	return verb->run != daemon_status;
 }
 
 static bool
@@ -252,8 +265,9 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 		free(values.many);
 		return CTL_USAGE;
 	}
-	if (conninfo != NULL ? ctl_connect(ctl, conninfo) :
-			       connect_as_configured(ctl))
+	if (!needs_database(verb) ||
+	    (conninfo != NULL ? ctl_connect(ctl, conninfo) :
+				connect_as_configured(ctl)))
 		status = verb->run(ctl, table, &values);
 	PQfinish(ctl->db);
 	free(values.many);

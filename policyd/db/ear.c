@@ -111,6 +111,12 @@ ear_new(struct ev_loop *loop, const struct db_options *options,
 }
 
 void
+ear_count(const struct ear *e, struct db_count *count)
+{
+	db_session_count(e->session, count);
+}
+
+void
 ear_free(struct ear *e)
 {
 	if (e == NULL)

@@ -30,6 +30,9 @@ struct ear_handlers {
 struct ear *ear_new(struct ev_loop *loop, const struct db_options *options,
     const char *channel, const struct ear_handlers *handlers);
 
+/* Add its connection to those counted. */
+void ear_count(const struct ear *e, struct db_count *count);
+
 /* NULL is allowed. */
 void ear_free(struct ear *e);
 

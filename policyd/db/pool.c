@@ -295,6 +295,13 @@ db_pool_hopeful(const struct db_pool *p)
 	return false;
 }
 
+void
+db_pool_count(const struct db_pool *p, struct db_count *count)
+{
+	for (int i = 0; i < p->count; i++)
+		db_session_count(p->slots[i].session, count);
+}
+
 /* Nobody is left to serve them: they hear of it now, not at their deadline. */
 static void
 fail_queue(struct db_pool *p)

@@ -48,6 +48,9 @@ void db_pool_free(struct db_pool *p);
 /* Is a session up, or may one come up yet?  Else all have failed. */
 bool db_pool_hopeful(const struct db_pool *p);
 
+/* Add its sessions to those counted. */
+void db_pool_count(const struct db_pool *p, struct db_count *count);
+
 /*
  * Run one statement with n text parameters, all copied.  NULL if no session is
  * to be had (all have failed) or the queue is full: done is never called then.

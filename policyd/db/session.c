@@ -25,7 +25,7 @@ struct db_session {
 	ev_io io;
 	ev_timer timer;  /* DOWN: retry; CONNECTING, BUSY: deadline */
 	double retry_s;  /* how long the next wait is, before jitter */
-	double up_since; /* when the connection was made */
+	double since;    /* when it came up, or was lost */
 	bool flushing;   /* libpq holds bytes that the socket did not take */
 	char *broken;    /* why to drop it, found inside a caller's call */
 	char *turned[PLACES]; /* the lists to connect to, or NULL: conninfo's */
@@ -102,8 +102,10 @@ go_down(struct db_session *s, enum db_outcome outcome, const char *why)
 	s->broken = NULL;
 	/* A connection that lived for a while was good: begin anew. */
 	if (s->state >= DB_IDLE &&
-	    ev_now(s->loop) - s->up_since > s->reconnect_max_s)
+	    ev_now(s->loop) - s->since > s->reconnect_max_s)
 		s->retry_s = FIRST_RETRY_S;
+	if (s->state >= DB_IDLE)
+		s->since = ev_now(s->loop);
 	s->state = DB_DOWN;
 	set_timer(s, with_jitter(s->retry_s));
 	s->retry_s *= 2;
@@ -182,7 +184,7 @@ connect_step(struct db_session *s, PostgresPollingStatusType status)
 			break;
 		ev_timer_stop(s->loop, &s->timer);
 		s->state = DB_IDLE;
-		s->up_since = ev_now(s->loop);
+		s->since = ev_now(s->loop);
 		forget_turn(s);
 		watch(s, EV_READ);
 		if (s->on.up != NULL)
@@ -473,4 +475,14 @@ enum db_state
 db_session_state(const struct db_session *s)
 {
 	return s->state;
+}
+
+void
+db_session_count(const struct db_session *s, struct db_count *count)
+{
+	count->wanted++;
+	if (s->state >= DB_IDLE)
+		count->up++;
+	if (s->since > count->since)
+		count->since = s->since;
 }

@@ -66,6 +66,16 @@ void db_session_free(struct db_session *s);
 
 enum db_state db_session_state(const struct db_session *s);
 
+/* Some connections: how many are up, and when one last came up or was lost. */
+struct db_count {
+	int up;
+	int wanted;
+	double since; /* seconds since 1970 */
+};
+
+/* Add this one to them. */
+void db_session_count(const struct db_session *s, struct db_count *count);
+
 /*
  * Run one statement with n text parameters (NULL is SQL NULL).  Keeps no
  * pointer to sql or params.  The session must be DB_IDLE.

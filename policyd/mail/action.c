@@ -13,23 +13,23 @@ enum kind {
 static const struct {
 	struct str name;
 	enum kind kind;
-	bool refuses; /* or defers */
+	enum action_meaning meaning;
 } actions[] = {
-    {STR_INIT("DUNNO"), TEXT, false},
-    {STR_INIT("OK"), TEXT, false},
-    {STR_INIT("RELAY"), TEXT, false},
-    {STR_INIT("REJECT"), DSN_TEXT, true},
-    {STR_INIT("DEFER"), DSN_TEXT, true},
-    {STR_INIT("DEFER_IF_PERMIT"), DSN_TEXT, true},
-    {STR_INIT("DEFER_IF_REJECT"), DSN_TEXT, false},
-    {STR_INIT("HOLD"), TEXT, false},
-    {STR_INIT("DISCARD"), TEXT, false},
-    {STR_INIT("INFO"), TEXT, false},
-    {STR_INIT("WARN"), TEXT, false},
-    {STR_INIT("FILTER"), TRANSPORT, false},
-    {STR_INIT("REDIRECT"), ADDRESS, false},
-    {STR_INIT("BCC"), ADDRESS, false},
-    {STR_INIT("PREPEND"), HEADER, false},
+    {STR_INIT("DUNNO"), TEXT, MEANS_DUNNO},
+    {STR_INIT("OK"), TEXT, MEANS_PERMITS},
+    {STR_INIT("RELAY"), TEXT, MEANS_PERMITS},
+    {STR_INIT("REJECT"), DSN_TEXT, MEANS_REJECTS},
+    {STR_INIT("DEFER"), DSN_TEXT, MEANS_DEFERS},
+    {STR_INIT("DEFER_IF_PERMIT"), DSN_TEXT, MEANS_DEFERS},
+    {STR_INIT("DEFER_IF_REJECT"), DSN_TEXT, MEANS_MORE},
+    {STR_INIT("HOLD"), TEXT, MEANS_MORE},
+    {STR_INIT("DISCARD"), TEXT, MEANS_MORE},
+    {STR_INIT("INFO"), TEXT, MEANS_MORE},
+    {STR_INIT("WARN"), TEXT, MEANS_MORE},
+    {STR_INIT("FILTER"), TRANSPORT, MEANS_MORE},
+    {STR_INIT("REDIRECT"), ADDRESS, MEANS_MORE},
+    {STR_INIT("BCC"), ADDRESS, MEANS_MORE},
+    {STR_INIT("PREPEND"), HEADER, MEANS_MORE},
 };
 enum { ACTIONS = sizeof(actions) / sizeof(actions[0]) };
 
@@ -41,52 +41,52 @@ enum { ACTIONS = sizeof(actions) / sizeof(actions[0]) };
 static const struct {
 	struct str name;
 	int arguments;
-	bool refuses;
+	enum action_meaning meaning;
 } restrictions[] = {
-    {STR_INIT("permit"), 0, false},
-    {STR_INIT("defer"), 0, true},
-    {STR_INIT("reject"), 0, true},
-    {STR_INIT("warn_if_reject"), 0, false},
-    {STR_INIT("defer_if_permit"), 0, true},
-    {STR_INIT("defer_if_reject"), 0, false},
-    {STR_INIT("permit_mynetworks"), 0, false},
-    {STR_INIT("permit_sasl_authenticated"), 0, false},
-    {STR_INIT("permit_tls_clientcerts"), 0, false},
-    {STR_INIT("permit_tls_all_clientcerts"), 0, false},
-    {STR_INIT("permit_auth_destination"), 0, false},
-    {STR_INIT("permit_mx_backup"), 0, false},
-    {STR_INIT("permit_inet_interfaces"), 0, false},
-    {STR_INIT("reject_unauth_destination"), 0, false},
-    {STR_INIT("defer_unauth_destination"), 0, false},
-    {STR_INIT("reject_unauth_pipelining"), 0, false},
-    {STR_INIT("reject_unverified_recipient"), 0, false},
-    {STR_INIT("reject_unverified_sender"), 0, false},
-    {STR_INIT("reject_unlisted_recipient"), 0, false},
-    {STR_INIT("reject_unlisted_sender"), 0, false},
-    {STR_INIT("reject_unknown_client_hostname"), 0, false},
-    {STR_INIT("reject_unknown_reverse_client_hostname"), 0, false},
-    {STR_INIT("reject_unknown_helo_hostname"), 0, false},
-    {STR_INIT("reject_unknown_recipient_domain"), 0, false},
-    {STR_INIT("reject_unknown_sender_domain"), 0, false},
-    {STR_INIT("reject_invalid_helo_hostname"), 0, false},
-    {STR_INIT("reject_non_fqdn_helo_hostname"), 0, false},
-    {STR_INIT("reject_non_fqdn_recipient"), 0, false},
-    {STR_INIT("reject_non_fqdn_sender"), 0, false},
-    {STR_INIT("reject_sender_login_mismatch"), 0, false},
-    {STR_INIT("reject_authenticated_sender_login_mismatch"), 0, false},
-    {STR_INIT("reject_known_sender_login_mismatch"), 0, false},
-    {STR_INIT("reject_unauthenticated_sender_login_mismatch"), 0, false},
-    {STR_INIT("reject_multi_recipient_bounce"), 0, false},
-    {STR_INIT("reject_plaintext_session"), 0, false},
-    {STR_INIT("reject_rbl_client"), 1, false},
-    {STR_INIT("reject_rhsbl_client"), 1, false},
-    {STR_INIT("reject_rhsbl_helo"), 1, false},
-    {STR_INIT("reject_rhsbl_recipient"), 1, false},
-    {STR_INIT("reject_rhsbl_reverse_client"), 1, false},
-    {STR_INIT("reject_rhsbl_sender"), 1, false},
-    {STR_INIT("permit_dnswl_client"), 1, false},
-    {STR_INIT("permit_rhswl_client"), 1, false},
-    {STR_INIT("sleep"), 1, false},
+    {STR_INIT("permit"), 0, MEANS_PERMITS},
+    {STR_INIT("defer"), 0, MEANS_DEFERS},
+    {STR_INIT("reject"), 0, MEANS_REJECTS},
+    {STR_INIT("warn_if_reject"), 0, MEANS_MORE},
+    {STR_INIT("defer_if_permit"), 0, MEANS_DEFERS},
+    {STR_INIT("defer_if_reject"), 0, MEANS_MORE},
+    {STR_INIT("permit_mynetworks"), 0, MEANS_MORE},
+    {STR_INIT("permit_sasl_authenticated"), 0, MEANS_MORE},
+    {STR_INIT("permit_tls_clientcerts"), 0, MEANS_MORE},
+    {STR_INIT("permit_tls_all_clientcerts"), 0, MEANS_MORE},
+    {STR_INIT("permit_auth_destination"), 0, MEANS_MORE},
+    {STR_INIT("permit_mx_backup"), 0, MEANS_MORE},
+    {STR_INIT("permit_inet_interfaces"), 0, MEANS_MORE},
+    {STR_INIT("reject_unauth_destination"), 0, MEANS_MORE},
+    {STR_INIT("defer_unauth_destination"), 0, MEANS_MORE},
+    {STR_INIT("reject_unauth_pipelining"), 0, MEANS_MORE},
+    {STR_INIT("reject_unverified_recipient"), 0, MEANS_MORE},
+    {STR_INIT("reject_unverified_sender"), 0, MEANS_MORE},
+    {STR_INIT("reject_unlisted_recipient"), 0, MEANS_MORE},
+    {STR_INIT("reject_unlisted_sender"), 0, MEANS_MORE},
+    {STR_INIT("reject_unknown_client_hostname"), 0, MEANS_MORE},
+    {STR_INIT("reject_unknown_reverse_client_hostname"), 0, MEANS_MORE},
+    {STR_INIT("reject_unknown_helo_hostname"), 0, MEANS_MORE},
+    {STR_INIT("reject_unknown_recipient_domain"), 0, MEANS_MORE},
+    {STR_INIT("reject_unknown_sender_domain"), 0, MEANS_MORE},
+    {STR_INIT("reject_invalid_helo_hostname"), 0, MEANS_MORE},
+    {STR_INIT("reject_non_fqdn_helo_hostname"), 0, MEANS_MORE},
+    {STR_INIT("reject_non_fqdn_recipient"), 0, MEANS_MORE},
+    {STR_INIT("reject_non_fqdn_sender"), 0, MEANS_MORE},
+    {STR_INIT("reject_sender_login_mismatch"), 0, MEANS_MORE},
+    {STR_INIT("reject_authenticated_sender_login_mismatch"), 0, MEANS_MORE},
+    {STR_INIT("reject_known_sender_login_mismatch"), 0, MEANS_MORE},
+    {STR_INIT("reject_unauthenticated_sender_login_mismatch"), 0, MEANS_MORE},
+    {STR_INIT("reject_multi_recipient_bounce"), 0, MEANS_MORE},
+    {STR_INIT("reject_plaintext_session"), 0, MEANS_MORE},
+    {STR_INIT("reject_rbl_client"), 1, MEANS_MORE},
+    {STR_INIT("reject_rhsbl_client"), 1, MEANS_MORE},
+    {STR_INIT("reject_rhsbl_helo"), 1, MEANS_MORE},
+    {STR_INIT("reject_rhsbl_recipient"), 1, MEANS_MORE},
+    {STR_INIT("reject_rhsbl_reverse_client"), 1, MEANS_MORE},
+    {STR_INIT("reject_rhsbl_sender"), 1, MEANS_MORE},
+    {STR_INIT("permit_dnswl_client"), 1, MEANS_MORE},
+    {STR_INIT("permit_rhswl_client"), 1, MEANS_MORE},
+    {STR_INIT("sleep"), 1, MEANS_MORE},
 };
 enum { RESTRICTIONS = sizeof(restrictions) / sizeof(restrictions[0]) };
 
@@ -321,18 +321,18 @@ action_error(struct str text, struct str *part)
 	return NULL;
 }
 
-bool
-action_refuses(struct str text)
+enum action_meaning
+action_meaning(struct str text)
 {
 	struct str word = str_word(&text);
 	int i = action_named(word);
 
 	if (i != -1)
-		return actions[i].refuses;
+		return actions[i].meaning;
 	if (is_code(word))
-		return true;
+		return word.p[0] == '4' ? MEANS_DEFERS : MEANS_REJECTS;
 	i = restriction_named(word);
-	return i != -1 && restrictions[i].refuses;
+	return i != -1 ? restrictions[i].meaning : MEANS_MORE;
 }
 
 /* Copy s into b, with a blank or '?' for what must not go out. */

@@ -27,8 +27,26 @@ enum {
  */
 const char *action_error(struct str text, struct str *part);
 
-/* Is it a refusal, for now or for good: 4NN, 5NN, REJECT, DEFER and theirs? */
-bool action_refuses(struct str text);
+/* What an action comes to. */
+enum action_meaning {
+	MEANS_DUNNO,
+	MEANS_PERMITS,
+	MEANS_DEFERS,  /* 4NN, DEFER and theirs */
+	MEANS_REJECTS, /* 5NN, REJECT and theirs */
+	MEANS_MORE,    /* all else: PREPEND, HOLD, a restriction, ... */
+	ACTION_MEANINGS,
+};
+
+enum action_meaning action_meaning(struct str text);
+
+/* Is it a refusal, for now or for good? */
+static inline bool
+action_refuses(struct str text)
+{
+	enum action_meaning meaning = action_meaning(text);
+
+	return meaning == MEANS_DEFERS || meaning == MEANS_REJECTS;
+}
 
 /*
  * What `{name}` in an action's text stands for.  Placeholders that are not in

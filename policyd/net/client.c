@@ -440,6 +440,7 @@ client_new(struct server *s, int fd)
 		c->next->link = &c->next;
 	s->clients = c;
 	s->count++;
+	s->accepted++;
 	c->active = ev_now(s->loop);
 	ev_io_init(&c->io, on_io, fd, EV_READ);
 	ev_timer_init(&c->timer, on_timer, 0, 0);

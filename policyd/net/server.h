@@ -38,6 +38,7 @@ struct server {
 	char *spare[SPARE_BUFFERS];
 	int spares;
 	struct log_limit bad_limit;
+	uint64_t accepted; /* connections, and what they asked */
 	uint64_t requests;
 };
 

@@ -110,6 +110,7 @@ struct check {
 	const char *reason;  /* a word for the log */
 	struct str action;   /* borrowed until it is written */
 	bool is_own;         /* one of [reply]: placeholders, may be `close` */
+	enum reply_name own; /* which */
 	bool positive;       /* 250 for EXPN */
 	double hold_s;       /* to be held back for so long */
 
@@ -167,6 +168,7 @@ check_reply(struct check *c, enum reply_name name)
 	c->reason = reply_key(name).p;
 	c->action = str_of(c->config->reply[name]);
 	c->is_own = true;
+	c->own = name;
 	return STEP_ANSWERED;
 }
 

@@ -23,6 +23,9 @@ struct policy {
 	char hostname[HOST_NAME_MAX + 1];
 	struct log_limit odd_limit;
 	struct log_limit unsafe_limit;
+	uint64_t answers[ACTION_MEANINGS];
+	uint64_t closed;
+	uint64_t replies[REPLIES];
 };
 
 /* A check and all that it needs while it waits. */
@@ -229,8 +232,15 @@ bare(const struct answer *a)
 	return (struct str){a->wire + head, a->n - head - tail};
 }
 
+static bool
+refuses(enum action_meaning meaning)
+{
+	return meaning == MEANS_DEFERS || meaning == MEANS_REJECTS;
+}
+
 static void
-log_decision(struct check *c, const struct answer *a)
+log_decision(struct check *c, const struct answer *a,
+    enum action_meaning meaning)
 {
 	enum log_decisions which = (enum log_decisions)c->config->log.decisions;
 	const struct request *r = c->request;
@@ -238,8 +248,7 @@ log_decision(struct check *c, const struct answer *a)
 	struct log_entry e;
 
 	if (which == DECISIONS_NONE ||
-	    (which == DECISIONS_REJECTS && a->n > 0 &&
-		!action_refuses(bare(a))))
+	    (which == DECISIONS_REJECTS && a->n > 0 && !refuses(meaning)))
 		return;
 	log_begin(&e, LOG_INFO, "decision");
 	log_str(&e, "action", bare(a));
@@ -266,22 +275,39 @@ log_decision(struct check *c, const struct answer *a)
 /* ---- from the first stage to the answer ---- */
 
 static void
-remember(struct check *c, const struct answer *a)
+remember(struct check *c, const struct answer *a, enum action_meaning meaning)
 {
 	/* A rule's word ends the decision, and exempts from its limits. */
 	if (c->session != NULL && c->rule_id != 0 && c->message != 0 &&
-	    a->n > 0 && !action_refuses(bare(a)))
+	    a->n > 0 && !refuses(meaning))
 		session_accept(c->session, c->recipient_key, UINT32_MAX);
+}
+
+static void
+count(struct check *c, const struct answer *a, enum action_meaning meaning)
+{
+	struct policy *p = c->policy;
+
+	if (a->n == 0)
+		p->closed++;
+	else
+		p->answers[meaning]++;
+	if (c->is_own)
+		p->replies[c->own]++;
 }
 
 static void
 finish(struct waiting *w, struct answer *out)
 {
+	enum action_meaning meaning;
+
 	write_answer(w->check.policy, &w->check, out);
-	if (w->check.trace == NULL) {
-		remember(&w->check, out);
-		log_decision(&w->check, out);
-	}
+	if (w->check.trace != NULL)
+		return;
+	meaning = action_meaning(bare(out));
+	remember(&w->check, out, meaning);
+	count(&w->check, out, meaning);
+	log_decision(&w->check, out, meaning);
 }
 
 /* true: it is answered; false: it waits. */
@@ -504,6 +530,22 @@ policy_reconfigure(struct policy *p, const struct config *config)
 	p->config = config;
 	scripts_reconfigure(p->scripts, config);
 	greylist_reconfigure(p->greylist, config);
+}
+
+struct policy_status
+policy_status(const struct policy *p)
+{
+	struct policy_status s = {
+	    .closed = p->closed,
+	    .sessions = sessions_count(p->sessions),
+	    .greylist = greylist_status(p->greylist),
+	};
+
+	memcpy(s.answers, p->answers, sizeof(s.answers));
+	memcpy(s.replies, p->replies, sizeof(s.replies));
+	s.db = s.greylist.db;
+	scripts_count(p->scripts, &s.db);
+	return s;
 }
 
 void

@@ -9,15 +9,26 @@
  * PostgreSQL waits, and the walk goes on from there.
  */
 
+#include "config/config.h"
 #include "mail/action.h"
 #include "mail/request.h"
+#include "policy/greylist.h"
 
 struct check;
 struct check_trace;
-struct config;
 struct ev_loop;
 struct policy;
 struct tables;
+
+/* What was answered since the start, and what it takes; for policyctl status. */
+struct policy_status {
+	uint64_t answers[ACTION_MEANINGS];
+	uint64_t closed; /* without an answer */
+	uint64_t replies[REPLIES]; /* of those, policyd's own */
+	uint32_t sessions;
+	struct greylist_status greylist;
+	struct db_count db; /* all of its connections */
+};
 
 struct answer {
 	size_t n;      /* bytes of wire; 0: close without a reply */
@@ -37,6 +48,9 @@ struct policy *policy_new(struct ev_loop *loop, const struct config *config,
 
 /* NULL is allowed.  No check may be waiting any more. */
 void policy_free(struct policy *p);
+
+/* Of a policy with a loop. */
+struct policy_status policy_status(const struct policy *p);
 
 /*
  * Nobody asks any more: write what PostgreSQL has yet to hear, in at most

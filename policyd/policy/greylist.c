@@ -1005,9 +1005,14 @@ greylist_drain(struct greylist *g, double max_s)
 struct greylist_status
 greylist_status(const struct greylist *g)
 {
-	return (struct greylist_status){
+	struct greylist_status status = {
 	    .listening = g->listening,
 	    .known = known_count(g->known),
 	    .unsaved = journal_count(g->journal),
+	    .on_disk = writer_is_on_disk(g->writer),
 	};
+
+	db_pool_count(g->pool, &status.db);
+	ear_count(g->ear, &status.db);
+	return status;
 }

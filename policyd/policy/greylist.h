@@ -16,6 +16,7 @@
 
 #include "base/str.h"
 #include "db/batch.h"
+#include "db/session.h"
 
 struct config;
 struct ev_loop;
@@ -65,6 +66,8 @@ struct greylist_status {
 	bool listening; /* what is in memory is sure */
 	size_t known;   /* entries of the cache */
 	size_t unsaved; /* entries that PostgreSQL has yet to hear of */
+	bool on_disk;   /* of these, there may be a file */
+	struct db_count db;
 };
 
 struct greylist *greylist_new(struct ev_loop *loop,

@@ -29,6 +29,7 @@ struct known {
 	struct line *line;
 	void *memory; /* of the lines, which begin where one of the CPU's does */
 	size_t lines;
+	size_t count; /* entries in use */
 	uint32_t epoch;
 };
 
@@ -123,6 +124,7 @@ known_put(struct known *k, uint64_t key, enum known_kind kind, int64_t time,
 		return;
 	if (e == NULL)
 		e = victim(line_of(k, key), kind);
+	k->count += e->word == 0;
 	e->key = key;
 	e->word = pack(kind, time, epoch);
 }
@@ -132,8 +134,10 @@ known_drop(struct known *k, uint64_t key)
 {
 	struct entry *e = find(k, key);
 
-	if (e != NULL)
-		e->word = 0;
+	if (e == NULL)
+		return;
+	e->word = 0;
+	k->count--;
 }
 
 uint32_t
@@ -147,19 +151,16 @@ known_doubt(struct known *k)
 {
 	k->epoch++;
 	/* An entry of so long ago would be sure again. */
-	if (k->epoch % EPOCHS == 0 && k->lines > 0)
+	if (k->epoch % EPOCHS == 0 && k->lines > 0) {
 		memset(k->line, 0, k->lines * sizeof(k->line[0]));
+		k->count = 0;
+	}
 }
 
 size_t
 known_count(const struct known *k)
 {
-	size_t n = 0;
-
-	for (size_t i = 0; i < k->lines; i++)
-		for (int w = 0; w < WAYS; w++)
-			n += k->line[i].way[w].word != 0;
-	return n;
+	return k->count;
 }
 
 struct known *

@@ -60,7 +60,7 @@ void known_drop(struct known *k, uint64_t key);
 
 void known_doubt(struct known *k);
 
-/* Entries in use; counts them. */
+/* Entries in use. */
 size_t known_count(const struct known *k);
 
 #endif

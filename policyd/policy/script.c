@@ -74,6 +74,12 @@ scripts_free(struct scripts *s)
 }
 
 void
+scripts_count(const struct scripts *s, struct db_count *count)
+{
+	db_pool_count(s->pool, count);
+}
+
+void
 scripts_reconfigure(struct scripts *s, const struct config *config)
 {
 	const struct config *old = s->config;

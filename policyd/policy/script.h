@@ -9,6 +9,7 @@
  */
 
 #include "base/str.h"
+#include "db/session.h"
 
 struct config;
 struct ev_loop;
@@ -32,6 +33,9 @@ struct scripts *scripts_new(struct ev_loop *loop, const struct config *config);
 void scripts_free(struct scripts *s);
 
 void scripts_reconfigure(struct scripts *s, const struct config *config);
+
+/* Add its connections to those counted. */
+void scripts_count(const struct scripts *s, struct db_count *count);
 
 /*
  * Call the function with the subject's request.  done is called once, from the

@@ -55,6 +55,12 @@ sessions_free(struct sessions *all)
 	free(all);
 }
 
+uint32_t
+sessions_count(const struct sessions *all)
+{
+	return all->count;
+}
+
 static struct session **
 bucket_of(struct sessions *all, uint64_t key)
 {

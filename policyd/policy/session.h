@@ -33,6 +33,9 @@ struct sessions *sessions_new(void);
 /* NULL is allowed. */
 void sessions_free(struct sessions *all);
 
+/* How many are remembered. */
+uint32_t sessions_count(const struct sessions *all);
+
 /* The session with that key (a keyed hash), new if need be; now in seconds. */
 struct session *sessions_get(struct sessions *all, uint64_t key, double now);
 

@@ -462,6 +462,12 @@ writer_statements(const char **out, int max)
 	return n;
 }
 
+bool
+writer_is_on_disk(const struct writer *w)
+{
+	return w->on_disk;
+}
+
 struct journal *
 writer_journal(struct writer *w)
 {

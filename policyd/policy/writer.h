@@ -42,6 +42,9 @@ int writer_statements(const char **out, int max);
 
 struct journal *writer_journal(struct writer *w);
 
+/* May some of the journal be on disk? */
+bool writer_is_on_disk(const struct writer *w);
+
 /* There is something in the journal. */
 void writer_soon(struct writer *w);
 

@@ -449,6 +449,7 @@ finish_round(struct feed *f)
 		log_read(f);
 	if (f->is_full) {
 		f->status.reads++;
+		f->status.read_at = ev_now(f->loop);
 		f->status.from_copy = false;
 		f->origin = source_origin(f->config);
 	}
@@ -860,5 +861,8 @@ feed_reconfigure(struct feed *f, const struct config *config)
 struct feed_status
 feed_status(const struct feed *f)
 {
-	return f->status;
+	struct feed_status status = f->status;
+
+	db_session_count(f->db, &status.db);
+	return status;
 }

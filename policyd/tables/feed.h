@@ -15,6 +15,8 @@
  * serves from.
  */
 
+#include "db/session.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -30,6 +32,8 @@ struct feed_status {
 	uint64_t reads;     /* full reads so far */
 	uint64_t changes;   /* keys and tables read after a notification */
 	double last_read_s; /* how long the last full read took */
+	double read_at;     /* when it was over; seconds since 1970, 0: never */
+	struct db_count db;
 };
 
 /*

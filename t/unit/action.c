@@ -256,6 +256,17 @@ meanings(void)
 	ok(!action_refuses(STR("DUNNO")), "DUNNO does not");
 	ok(!action_refuses(STR("PREPEND A: b")), "PREPEND does not");
 	ok(!action_refuses(STR("permit_mynetworks")), "a permit does not");
+	is_long(action_meaning(STR("dunno")), MEANS_DUNNO, "dunno");
+	is_long(action_meaning(STR("OK")), MEANS_PERMITS, "OK permits");
+	is_long(action_meaning(STR("421 4.7.0 x")), MEANS_DEFERS, "4NN defers");
+	is_long(action_meaning(STR("DEFER_IF_PERMIT x")), MEANS_DEFERS,
+	    "DEFER_IF_PERMIT defers");
+	is_long(action_meaning(STR("554 5.7.1 x")), MEANS_REJECTS,
+	    "5NN rejects");
+	is_long(action_meaning(STR("PREPEND A: b")), MEANS_MORE,
+	    "PREPEND is more");
+	is_long(action_meaning(STR("250 2.1.5 a@b")), MEANS_MORE,
+	    "so is what EXPN is told");
 }
 
 static void
