@@ -166,9 +166,9 @@ units: $(UNITS) $(REPLAY) $(TOOLS) $(BENCH)
 # (Tests of time and memory may fail at its speed: what it says decides.)
 valgrind: packages-test packages-lint ## the units, the corpora and the daemon under valgrind
 	@$(MAKE) --no-print-directory all units
-	@POLICYCTL=$(abspath $(B)/policyctl) TOOLS=$(abspath $(B)/t/tools) VALGRIND='$(VALGRIND)' \
+	@TOOLS=$(abspath $(B)/t/tools) VALGRIND='$(VALGRIND)' POLICYD_SYSTEMD_TEST=0 \
 		t/valgrind.sh $(abspath $(B)) sh -c 'prove --timer --exec "$$UNDER --trace-children=yes" \
-			$(UNITS) $(REPLAY); prove --timer $(wildcard t/2*.t t/3*.t)'
+			$(UNITS) $(REPLAY); prove --timer $(TESTS)'
 
 lint: packages-lint ## the strict set with gcc and clang, then the analysers
 	@$(MAKE) --no-print-directory B=build-gcc CFLAGS='-O2 -Werror $(GCC_WARN)' all units

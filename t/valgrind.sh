@@ -1,7 +1,7 @@
 #!/bin/sh
-# valgrind.sh FOLDER COMMAND... - runs the command with $POLICYD being a program
-# that runs FOLDER/policyd under $VALGRIND, and $UNDER what does so with others;
-# fails if valgrind had anything to say.
+# valgrind.sh FOLDER COMMAND... - runs the command with $POLICYD and $POLICYCTL
+# being programs that run those in FOLDER under $VALGRIND, and $UNDER what does
+# so with others; fails if valgrind had anything to say.
 #
 # Each process, the children that write copies too, leaves a log of its own in
 # FOLDER/valgrind (made anew); a clean one is empty.  They alone decide: tests
@@ -16,12 +16,14 @@ mkdir -p "$logs"
 
 UNDER="$VALGRIND --log-file=$logs/%p"
 export UNDER
-cat >"$dir/policyd-valgrind" <<EOF
+for program in policyd policyctl; do
+	cat >"$dir/$program-valgrind" <<EOF
 #!/bin/sh
-exec $UNDER '$dir/policyd' "\$@"
+exec $UNDER '$dir/$program' "\$@"
 EOF
-chmod +x "$dir/policyd-valgrind"
-POLICYD=$dir/policyd-valgrind "$@" ||
+	chmod +x "$dir/$program-valgrind"
+done
+POLICYD=$dir/policyd-valgrind POLICYCTL=$dir/policyctl-valgrind "$@" ||
 	echo 'valgrind.sh: some tests failed; what valgrind says decides' >&2
 
 all=$(find "$logs" -type f | wc -l)
