@@ -13,7 +13,7 @@ use IO::Select;
 use Test::More;
 use Time::HiRes qw(time);
 
-use PolicydTest qw(block session site wait_for);
+use PolicydTest qw(block in_time session site wait_for);
 
 my $pg = site(<<'SQL');
 INSERT INTO policyd.domain (name, recipients, max_recipients) VALUES
@@ -278,9 +278,9 @@ sub timed {
 	is(scalar(grep { $_ =~ $UNKNOWN } @got),
 		100, '100 refusals in 100 sessions are answered');
 	cmp_ok($first, '>=', 0.95, 'none before errors_wait');
-	cmp_ok($last, '<', 2, 'all when it is over');
+	in_time($last - 1, 1, 'all when it is over');
 	cmp_ok($asked, '>', 100, "$asked others were answered meanwhile");
-	cmp_ok($worst, '<', 0.25, 'at once');
+	in_time($worst, 0.1, 'at once');
 }
 {
 	my $conn = $d->connect;
@@ -300,13 +300,13 @@ sub timed {
 	cmp_ok(time - $began, '>=', 0.95, 'held back');
 	my ($got, $took) = timed($conn[0], @s, recipient => 'bob@example.com');
 	like($got, $ERRORS, 'the end');
-	cmp_ok($took, '<', 0.5, 'is not held back');
+	cmp_ok($took, '<', 0.95, 'is not held back');
 }
 {
 	my ($got, $took)
 		= timed($d->connect, recipient => 'moved@example.com');
 	like($got, qr/^550 5\.1\.6 Moved$/, 'the reply of a row');
-	cmp_ok($took, '<', 0.5, 'is not held back');
+	cmp_ok($took, '<', 0.95, 'is not held back');
 	($got, $took) = timed($d->connect, recipient => 'x@other.example');
 	like($got, $RELAY, 'a foreign domain');
 	cmp_ok($took, '>=', 0.95, 'is held back');

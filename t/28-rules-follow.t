@@ -13,7 +13,7 @@ use POSIX ();
 use Test::More;
 use Time::HiRes qw(time);
 
-use PolicydTest qw(block site soon wait_for);
+use PolicydTest qw(block in_time site soon wait_for);
 
 my $LIMIT_S = 0.100;
 my $MANY    = 1_000_000;
@@ -55,15 +55,13 @@ sub change {
 		my $ok = wait_for {
 			$got = $conn[$i]->ask(%$ask) // 'none';
 			$got =~ $want;
-		} 5;
+		} 20;
 		my $took = time - $since;
 		if (!$ok) {
 			fail("$name: in force in daemon $i");
 			diag $got;
 		} else {
-			cmp_ok($took, '<=', $LIMIT_S,
-				sprintf '%s: in force in daemon %d (%.1f ms)',
-				$name, $i, 1000 * $took);
+			in_time($took, $LIMIT_S, "$name: in force in daemon $i");
 		}
 	}
 	return;
@@ -366,13 +364,13 @@ like($_->ask(sender => 'pest@x.example'), qr/^450 4\.9\.1 /,
 	is($?, 0, "$MANY entries are written");
 	my $since = time;
 	my %last  = (sender => "u$MANY\@big" . $MANY % 5000 . '.example');
-	soon { $ask->(%last) =~ /^450 4\.9\.1 / } 'and in force', 30;
+	soon { $ask->(%last) =~ /^450 4\.9\.1 / } 'and in force', 90;
 	diag sprintf '%d entries: written in %.1f s, in force %.1f s later, longest'
 		. ' answer %.1f ms', $MANY, $since - $begin, time - $since,
 		1000 * $worst;
 	is($odd, 0, "$asked others were answered rightly meanwhile");
-	cmp_ok($worst, '<', 0.25, 'and none waited for it');
-	soon { $d[1]->ask(%last) =~ /^450 4\.9\.1 / } 'in the other daemon too', 30;
+	in_time($worst, 0.25, 'and none waited for it');
+	soon { $d[1]->ask(%last) =~ /^450 4\.9\.1 / } 'in the other daemon too', 90;
 	like($_->ask(sender => 'u1@big1.example'), qr/^450 4\.9\.1 /, 'the first')
 		for @d;
 	like($_->ask(sender => 'u1@big2.example'), $OK, 'and none besides') for @d;
@@ -394,12 +392,12 @@ like($_->ask(sender => 'pest@x.example'), qr/^450 4\.9\.1 /,
 	is($d[1]->stop, 0, 'exit status');
 	$d[1]->spawn;
 	soon { ($d[1]->ask(sender => 'u1@big1.example') // '') =~ /^450 4\.9\.1 / }
-	'it is there after a restart', 30;
+	'it is there after a restart', 90;
 	diag sprintf 'restart with it: %.1f s', time - $restart;
 
 	$dbh->do(q{DELETE FROM policyd.list_entry WHERE list = 'mail'});
 	for my $d (@d) {
-		soon { $d->ask(sender => 'u1@big1.example') =~ $OK } 'all deleted', 30;
+		soon { $d->ask(sender => 'u1@big1.example') =~ $OK } 'all deleted', 90;
 	}
 	change({ sender => 'u1@big1.example' }, qr/^450 4\.9\.1 /, 'one comes back',
 		q{INSERT INTO policyd.list_entry (list, value) VALUES

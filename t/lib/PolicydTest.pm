@@ -24,8 +24,8 @@ use Scalar::Util qw(weaken);
 use Test::More ();
 use Time::HiRes qw(sleep time);
 
-our @EXPORT_OK = qw(block free_port install_schema policyctl_path policyd_path
-	session site slurp soon spew top wait_for);
+our @EXPORT_OK = qw(block free_port in_time install_schema policyctl_path
+	policyd_path session site slurp soon spew top wait_for);
 
 my $TOP = abs_path(dirname(__FILE__) . '/../..');
 my @RUNNING;
@@ -141,6 +141,17 @@ sub soon(&$;$) {
 	my ($check, $name, $seconds) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return Test::More::ok(&wait_for($check, $seconds), $name);
+}
+
+# A test of its own: it took no longer than this.  Other things run on the machine
+# as well, and may stop everything for a moment: it gets five times as long, or
+# what POLICYD_TEST_PATIENCE says; 1 holds policyd to the letter.
+sub in_time {
+	my ($took, $limit, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$name = sprintf '%s (%.1f ms)', $name, 1000 * $took;
+	return Test::More::cmp_ok($took, '<=',
+		$limit * ($ENV{POLICYD_TEST_PATIENCE} || 5), $name);
 }
 
 # A port that is free now.
