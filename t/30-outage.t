@@ -335,19 +335,50 @@ judges($d, 'a bad copy, but PostgreSQL is there');
 	}
 	$dbh->do('INSERT INTO policyd.schema_version SELECT * FROM public.kept');
 
+	# policyd -t waits for nobody: neither for a lock, nor for a server that
+	# stops while it waits.
+	my $hasty = PolicydTest->new(
+		conninfo => $pg->conninfo(user => 'policyd'),
+		ini      => { database => { query_timeout => '2s' } }
+	);
+	my $other = $pg->dbh;
+	$dbh->begin_work;
+	$dbh->do('LOCK TABLE policyd.rule');
+	($status, $said) = $hasty->run('-t');
+	is($status, 1, 'a locked table: policyd -t fails');
+	like($said, qr/statement timeout/, 'and says why');
+	my $pid = open my $out, '-|';
+	die "fork: $!" if !defined $pid;
+	if ($pid == 0) {
+		($status, $said) = $hasty->run('-t');
+		print $said;
+		POSIX::_exit($status);
+	}
+	soon {
+		$other->selectrow_array(q{SELECT count(*) FROM pg_stat_activity
+			WHERE usename = 'policyd' AND wait_event_type = 'Lock'})
+	} 'it waits';
+	$pg->freeze;
+	$said = do { local $/; readline $out };
+	close $out;
+	is($? >> 8, 1, 'a frozen server: policyd -t fails');
+	like($said, qr/did not answer within query_timeout/, 'and says why');
+	$pg->thaw;
+	$dbh->rollback;
+
 	$dbh->do('CREATE DATABASE empty');
-	my $other = PolicydTest->new(
+	my $empty = PolicydTest->new(
 		conninfo => $pg->conninfo(user => 'policyd', dbname => 'empty'),
 		ini      => { database => \%database }
 	);
-	($status, $said) = $other->run('-t');
+	($status, $said) = $empty->run('-t');
 	is($status, 1, 'no schema: policyd -t fails');
 	like($said, $command, 'and names the command');
-	$other->start(until => 'reply');
-	like($other->ask(recipient => 'bob@example.com') // 'no answer',
+	$empty->start(until => 'reply');
+	like($empty->ask(recipient => 'bob@example.com') // 'no answer',
 		$UNAVAILABLE, 'no schema: unavailable');
-	soon { $other->log =~ $command } 'the log names the command', 5;
-	is($other->stop, 0, 'exit status');
+	soon { $empty->log =~ $command } 'the log names the command', 5;
+	is($empty->stop, 0, 'exit status');
 }
 
 done_testing();

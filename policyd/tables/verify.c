@@ -10,7 +10,10 @@
 #include "tables/tables.h"
 
 #include <libpq-fe.h>
+#include <math.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* Whom to tell, and how many times it was done. */
 struct verify {
@@ -35,18 +38,51 @@ report_failure(struct verify *v, const char *key)
 	report(v, key, db_first_line(PQerrorMessage(v->conn)));
 }
 
+/*
+ * A server that is frozen, or behind a network that has gone, never answers;
+ * libpq waits for it, and nothing but this program's end helps.
+ */
+static void
+on_alarm(int sig)
+{
+	static const char why[] = "[database] conninfo: PostgreSQL did not "
+				  "answer within query_timeout\n";
+
+	(void)sig;
+	(void)!write(STDERR_FILENO, why, sizeof(why) - 1);
+	_exit(1);
+}
+
+/* To be cleared.  PostgreSQL ends by itself what takes too long. */
+static PGresult *
+query(struct verify *v, const char *sql, int n, const char *const *parameters)
+{
+	PGresult *res;
+
+	alarm((unsigned)ceil(v->config->database.query_timeout_s) + 1);
+	res = PQexecParams(v->conn, sql, n, NULL, parameters, NULL, NULL, 0);
+	alarm(0);
+	return res;
+}
+
 static bool
 open_conn(struct verify *v, const char *key, const char *conninfo)
 {
 	static const char *const keys[] = {"connect_timeout",
 	    "fallback_application_name", "dbname", "client_encoding", NULL};
 	const char *const values[] = {"5", "policyd", conninfo, "UTF8", NULL};
+	char *limit;
 
 	v->conn = PQconnectdbParams(keys, values, 1);
-	if (PQstatus(v->conn) == CONNECTION_OK)
-		return true;
-	report_failure(v, key);
-	return false;
+	if (PQstatus(v->conn) != CONNECTION_OK) {
+		report_failure(v, key);
+		return false;
+	}
+	limit = mem_printf("SET statement_timeout = %.0f",
+	    ceil(v->config->database.query_timeout_s * 1000));
+	PQclear(query(v, limit, 0, NULL));
+	free(limit);
+	return true;
 }
 
 /* One value, to be freed; NULL where there is none, reported if it failed. */
@@ -54,8 +90,7 @@ static char *
 one_value(struct verify *v, const char *key, const char *sql,
     const char *parameter)
 {
-	PGresult *res = PQexecParams(v->conn, sql, parameter != NULL, NULL,
-	    &parameter, NULL, NULL, 0);
+	PGresult *res = query(v, sql, parameter != NULL, &parameter);
 	char *value = NULL;
 
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
@@ -108,22 +143,22 @@ verify_source(struct verify *v, enum source s)
 	static const char *const keys[SOURCES] = {"[lookup] domains",
 	    "[lookup] domains", "[lookup] addresses", "[lookup] addresses",
 	    "[database] conninfo", "[database] conninfo"};
-	char *query = source_query(v->config, s), *sql;
+	char *all = source_query(v->config, s), *sql;
 	PGresult *res;
 
-	if (query == NULL)
+	if (all == NULL)
 		return;
 	/* As the daemon will run it, but without its rows. */
 	sql = mem_printf("DECLARE policyd_verify NO SCROLL CURSOR FOR %s",
-	    query);
-	PQclear(PQexec(v->conn, "BEGIN READ ONLY"));
-	res = PQexecParams(v->conn, sql, 0, NULL, NULL, NULL, NULL, 0);
+	    all);
+	PQclear(query(v, "BEGIN READ ONLY", 0, NULL));
+	res = query(v, sql, 0, NULL);
 	if (PQresultStatus(res) != PGRES_COMMAND_OK)
 		report_failure(v, keys[s]);
 	PQclear(res);
-	PQclear(PQexec(v->conn, "ROLLBACK"));
+	PQclear(query(v, "ROLLBACK", 0, NULL));
 	free(sql);
-	free(query);
+	free(all);
 }
 
 /* May the daemon write its state there?  Asked with nothing to write. */
@@ -140,7 +175,7 @@ verify_greylist(struct verify *v)
 		return;
 	for (size_t i = 0; i < sizeof(statements) / sizeof(statements[0]);
 	     i++) {
-		PGresult *res = PQexec(v->conn, statements[i]);
+		PGresult *res = query(v, statements[i], 0, NULL);
 
 		if (PQresultStatus(res) != PGRES_TUPLES_OK)
 			report_failure(v, "[greylist] enabled");
@@ -170,8 +205,8 @@ report_rule(struct verify *v, const struct rule *rule)
 static void
 verify_rules(struct verify *v)
 {
-	char *query = source_query(v->config, SOURCE_RULE);
-	PGresult *res = PQexec(v->conn, query);
+	char *all = source_query(v->config, SOURCE_RULE);
+	PGresult *res = query(v, all, 0, NULL);
 	struct tables t;
 	int left_out;
 
@@ -188,7 +223,7 @@ verify_rules(struct verify *v)
 	}
 	PQclear(res);
 	tables_fini(&t);
-	free(query);
+	free(all);
 }
 
 static void
@@ -217,6 +252,7 @@ tables_verify(const struct config *config, const char *file, FILE *to)
 {
 	struct verify v = {.config = config, .file = file, .to = to};
 
+	signal(SIGALRM, on_alarm);
 	if (open_conn(&v, "[database] conninfo", config->database.conninfo)) {
 		verify_schema(&v);
 		for (int s = 0, bad = v.bad; bad == 0 && s < SOURCES; s++)

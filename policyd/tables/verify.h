@@ -4,7 +4,9 @@
 /*
  * verify - can the daemon read what it needs?  For `policyd -t`.
  *
- * Floor 4.  Blocks; never called while serving.
+ * Floor 4.  Blocks, at most for query_timeout a query: a server that says
+ * nothing for longer ends the process, with status 1 and a message.  Never
+ * called while serving.
  */
 
 #include <stdio.h>
