@@ -150,7 +150,7 @@ test: packages-test ## everything: units, fuzz corpora, PostgreSQL and Postfix
 	@$(MAKE) --no-print-directory check
 
 # What test and sanitize run, on the programs of this build.
-check: all $(UNITS) $(REPLAY) $(TOOLS)
+check: all $(UNITS) $(REPLAY) $(TOOLS) $(BENCH)
 	POLICYD=$(abspath $(B)/policyd) POLICYCTL=$(abspath $(B)/policyctl) TOOLS=$(abspath $(B)/t/tools) \
 		t/check.sh $(B)/check.log prove --timer $(PROVE_FLAGS) $(UNITS) $(REPLAY) $(TESTS)
 

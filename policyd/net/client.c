@@ -20,6 +20,7 @@ enum state {
 struct client {
 	struct server *server;
 	struct client *next, **link; /* in server->clients */
+	struct client *next_queued, **queued; /* in server->queue, or NULL */
 	ev_io io;
 	ev_timer timer;
 	enum state state;
@@ -83,6 +84,62 @@ make_room(struct client *c)
 	return true;
 }
 
+/* ---- turns ---- */
+
+static void
+queue(struct client *c)
+{
+	struct server *s = c->server;
+
+	if (c->queued != NULL)
+		return;
+	c->next_queued = s->queue;
+	c->queued = &s->queue;
+	if (c->next_queued != NULL)
+		c->next_queued->queued = &c->next_queued;
+	s->queue = c;
+	ev_prepare_start(s->loop, &s->turn);
+	ev_idle_start(s->loop, &s->busy);
+}
+
+static void
+unqueue(struct client *c)
+{
+	if (c->queued == NULL)
+		return;
+	*c->queued = c->next_queued;
+	if (c->next_queued != NULL)
+		c->next_queued->queued = c->queued;
+	c->queued = NULL;
+}
+
+/* Once in each turn of the loop: who has still more is queued again. */
+static void
+on_turn(struct ev_loop *loop, ev_prepare *w, int events)
+{
+	struct server *s = w->data;
+	struct client *round = s->queue;
+
+	(void)events;
+	s->queue = NULL;
+	ev_prepare_stop(loop, w);
+	ev_idle_stop(loop, &s->busy);
+	if (round != NULL)
+		round->queued = &round;
+	for (struct client *c; (c = round) != NULL;) {
+		unqueue(c);
+		process(c);
+	}
+}
+
+static void
+on_idle(struct ev_loop *loop, ev_idle *w, int events)
+{
+	(void)loop;
+	(void)w;
+	(void)events;
+}
+
 /* ---- life ---- */
 
 static void
@@ -91,6 +148,7 @@ client_close(struct client *c)
 	struct server *s = c->server;
 	bool was_full = server_is_full(s);
 
+	unqueue(c);
 	if (c->check != NULL)
 		decide_cancel(c->check);
 	ev_io_stop(s->loop, &c->io);
@@ -165,14 +223,16 @@ rearm(struct client *c)
 	case READING:
 		watch(c, EV_READ);
 		/* A request's time runs from its first byte to its last. */
-		if (c->len > 0 && !c->timing)
+		if (c->queued != NULL)
+			ev_timer_stop(c->server->loop, &c->timer);
+		else if (c->len > 0 && !c->timing)
 			set_timer(c, config->policyd.request_timeout_s);
 		else if (c->len == 0 && config->policyd.idle_timeout_s > 0 &&
 		    (c->timing || !ev_is_active(&c->timer)))
 			set_timer(c, config->policyd.idle_timeout_s);
 		else if (c->len == 0 && c->timing)
 			ev_timer_stop(c->server->loop, &c->timer);
-		c->timing = c->len > 0;
+		c->timing = c->len > 0 && c->queued == NULL;
 		break;
 	case ASKING:
 		ev_timer_stop(c->server->loop, &c->timer);
@@ -304,7 +364,7 @@ finish(struct client *c)
 		client_close(c);
 }
 
-/* Answer what is in the buffer, until an answer has to wait. */
+/* Answer what is in the buffer, until an answer, or who asks, has to wait. */
 static void
 process(struct client *c)
 {
@@ -312,8 +372,10 @@ process(struct client *c)
 	size_t used;
 	const char *why;
 	bool answered;
+	int turn = 0;
 
-	while (c->state == READING && c->at < c->len) {
+	while (c->state == READING && c->at < c->len &&
+	    turn++ < REQUESTS_A_TURN) {
 		enum request_status status = request_parse(&r, c->buf + c->at,
 		    c->len - c->at, &c->scanned, &used, &why);
 
@@ -327,7 +389,9 @@ process(struct client *c)
 		if (!ask(c, &r))
 			return;
 	}
-	if (c->state == ASKING) {
+	if (c->state == READING && turn > REQUESTS_A_TURN)
+		queue(c);
+	if (c->state == ASKING || c->queued != NULL) {
 		rearm(c);
 		return;
 	}
@@ -391,6 +455,12 @@ on_io(struct ev_loop *loop, ev_io *w, int events)
 	struct client *c = w->data;
 
 	(void)loop;
+	if (events & EV_ERROR) { /* libev lets go of it */
+		client_refuse(c, "epoll does not take it");
+		return;
+	}
+	if (c->queued != NULL)
+		return;
 	if (events & EV_WRITE) {
 		if (write_kept(c))
 			process(c);
@@ -467,6 +537,9 @@ server_new(struct ev_loop *loop, const struct config *config,
 	s->policy = policy;
 	s->room = room;
 	s->room_arg = arg;
+	ev_prepare_init(&s->turn, on_turn);
+	ev_idle_init(&s->busy, on_idle);
+	s->turn.data = s;
 	return s;
 }
 
@@ -480,6 +553,8 @@ server_free(struct server *s)
 		next = c->next;
 		client_close(c);
 	}
+	ev_prepare_stop(s->loop, &s->turn);
+	ev_idle_stop(s->loop, &s->busy);
 	while (s->spares > 0)
 		free(s->spare[--s->spares]);
 	free(s);

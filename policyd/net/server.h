@@ -6,8 +6,8 @@
  *
  * Floor 6; uses base, mail, config, policy.  Each connection (client.c) has its
  * requests answered in the order they came, one at a time; whatever one of
- * them does (sleep, write byte by byte, never read, hang up), the others do
- * not notice.  A connection that is silent holds no buffer.
+ * them does (sleep, write byte by byte, ask without end, never read, hang up),
+ * the others do not notice.  A connection that is silent holds no buffer.
  */
 
 #include "base/log.h"
@@ -20,6 +20,7 @@ struct config;
 enum {
 	BUFFER_BYTES = 4096, /* most requests fit: 500 to 900 bytes */
 	SPARE_BUFFERS = 64,
+	REQUESTS_A_TURN = 4, /* of one client, then others have theirs */
 };
 
 struct client;
@@ -29,6 +30,9 @@ struct server {
 	const struct config *config;
 	struct policy *policy;
 	struct client *clients; /* a list */
+	struct client *queue;   /* those whose next turn has come already */
+	ev_prepare turn;        /* gives it to them */
+	ev_idle busy;           /* keeps the loop from sleeping until then */
 	int64_t count;
 	bool draining;
 	void (*room)(void *arg); /* there is room for a client again */
