@@ -28,6 +28,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sysexits.h>
 #include <systemd/sd-daemon.h>
@@ -40,6 +41,7 @@
 /* SPEC: within 5 s; what a slow reader has not taken by then is lost to it. */
 static const double DRAIN_MAX_S = 3;
 static const double WRITE_MAX_S = 1;
+static const double SIGNALS_AGAIN_S = 1;
 
 struct daemon {
 	const char *file;
@@ -54,6 +56,9 @@ struct daemon {
 	struct status_sources status;
 	struct control *control;
 	ev_signal term, interrupt, hangup;
+	ev_io signals;
+	ev_timer signals_again;
+	struct log_limit signals_limit;
 	ev_timer watchdog;
 	ev_timer drain;
 	bool stopping;
@@ -291,18 +296,93 @@ start_watchdog(struct daemon *d)
 	ev_timer_start(d->loop, &d->watchdog);
 }
 
+/* ---- signals ---- */
+
+/*
+ * They are blocked, and read here.  libev's own way is a pipe: where epoll does
+ * not take that (no memory, or no watches left), nothing says so, and no signal
+ * would arrive any more.
+ */
 static void
+on_signals(struct ev_loop *loop, ev_io *w, int events)
+{
+	struct daemon *d = w->data;
+	struct signalfd_siginfo info;
+	uint64_t suppressed;
+
+	if (events & EV_ERROR) {
+		if (log_allowed(&d->signals_limit, ev_now(loop), &suppressed))
+			log_line(LOG_ERR,
+			    "epoll does not take the signals' descriptor");
+		ev_timer_set(&d->signals_again, SIGNALS_AGAIN_S, 0);
+		ev_timer_start(loop, &d->signals_again);
+	}
+	while (read(w->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		ev_feed_signal_event(loop, (int)info.ssi_signo);
+}
+
+static void
+on_signals_again(struct ev_loop *loop, ev_timer *w, int events)
+{
+	struct daemon *d = w->data;
+
+	(void)events;
+	ev_io_start(loop, &d->signals);
+}
+
+/* Those of early times wait until somebody hears them. */
+static void
+hold_signals(void)
+{
+	sigset_t set;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* 0, or -1 with what is wrong logged. */
+static int
 start_signals(struct daemon *d)
 {
-	signal(SIGPIPE, SIG_IGN);
+	sigset_t set;
+	int fd;
+
 	ev_signal_init(&d->term, on_stop, SIGTERM);
 	ev_signal_init(&d->interrupt, on_stop, SIGINT);
 	ev_signal_init(&d->hangup, on_hangup, SIGHUP);
 	ev_timer_init(&d->drain, on_drain_end, 0, 0);
+	ev_timer_init(&d->signals_again, on_signals_again, 0, 0);
 	d->term.data = d->interrupt.data = d->hangup.data = d;
+	d->signals_again.data = d;
 	ev_signal_start(d->loop, &d->term);
 	ev_signal_start(d->loop, &d->interrupt);
 	ev_signal_start(d->loop, &d->hangup);
+
+	/* After libev, which lets through what it is told to watch. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGCHLD); /* libev's, for children */
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+	if (fd == -1) {
+		log_line(LOG_ERR, "signalfd: %s", strerror(errno));
+		return -1;
+	}
+	ev_io_init(&d->signals, on_signals, fd, EV_READ);
+	d->signals.data = d;
+	ev_io_start(d->loop, &d->signals);
+	return 0;
+}
+
+static void
+stop_signals(struct daemon *d)
+{
+	ev_io_stop(d->loop, &d->signals);
+	close(d->signals.fd);
 }
 
 static void
@@ -348,7 +428,10 @@ run(struct daemon *d)
 		rc = EX_NOPERM;
 		goto free_listeners;
 	}
-	start_signals(d);
+	if (start_signals(d) == -1) {
+		rc = EX_OSERR;
+		goto free_listeners;
+	}
 	start_watchdog(d);
 	tables_init(&d->tables, d->config->rcpt.fold_local_part);
 	d->policy = policy_new(d->loop, d->config, &d->tables);
@@ -364,6 +447,7 @@ run(struct daemon *d)
 	feed_free(d->feed);
 	policy_free(d->policy);
 	tables_fini(&d->tables);
+	stop_signals(d);
 	log_line(LOG_NOTICE, "stopped");
 free_listeners:
 	listeners_free(d->listeners);
@@ -475,6 +559,8 @@ main(int argc, char **argv)
 		return EX_USAGE;
 	}
 	fill_standard_descriptors();
+	if (!testing)
+		hold_signals();
 	umask(0077);
 	hash_init();
 	if (!host_init())

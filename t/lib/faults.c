@@ -24,6 +24,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
@@ -173,6 +174,7 @@ WRAP(int, fsync, (int fd), (fd), -1, EIO)
 WRAP(FILE *, fopen, (const char *p, const char *m), (p, m), NULL, EMFILE)
 WRAP(int, pipe2, (int fd[2], int f), (fd, f), -1, EMFILE)
 WRAP(int, eventfd, (unsigned n, int f), (n, f), -1, EMFILE)
+WRAP(int, signalfd, (int fd, const sigset_t *s, int f), (fd, s, f), -1, EMFILE)
 WRAP(int, timerfd_create, (int c, int f), (c, f), -1, EMFILE)
 WRAP(int, epoll_create1, (int f), (f), -1, EMFILE)
 WRAP(int, epoll_ctl, (int e, int op, int fd, struct epoll_event *v),
