@@ -3,7 +3,8 @@
 -- The state of greylisting is the daemon's: it writes these two tables, with
 -- the functions below and no other statement.  What an administrator changes
 -- in them is announced like a change of any other table; what the daemon
--- writes is not, but for a client that has shown that it retries.
+-- writes is not, but for a client that has shown that it retries, and for a key
+-- that hosts which were cut off from one another had both seen.
 
 -- Is a row worth nothing any more?  One that waits, because its retry did not
 -- come in time; one that passed, because it was not used for too long.
@@ -219,12 +220,56 @@ $$;
 COMMENT ON FUNCTION policyd.greylist_see IS
     'The daemon: these keys are tried now';
 
--- greylist_merge: what was judged in memory.
+-- greylist_touch: keys that PostgreSQL knows were used, or tried COUNTS times
+-- too early.  What is not there any more stays away.  Keys come in their order.
+CREATE FUNCTION policyd.greylist_touch(clients text[], senders text[],
+    recipients text[], last_seens float8[], counts integer[])
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+	PERFORM policyd.begin_as_daemon();
+	WITH locked AS MATERIALIZED (
+		SELECT s.*
+		FROM unnest(clients, senders, recipients, last_seens, counts)
+		    AS s (client, sender, recipient, last_seen, count)
+		CROSS JOIN LATERAL (
+			SELECT FROM policyd.greylist AS g
+			WHERE g.client = s.client
+			AND g.sender = s.sender
+			AND g.recipient = s.recipient
+			FOR UPDATE
+		) AS g
+	)
+	UPDATE policyd.greylist AS g SET
+	    last_seen = greatest(g.last_seen, to_timestamp(l.last_seen)),
+	    attempts = g.attempts
+		+ CASE WHEN g.passed_at IS NULL THEN l.count ELSE 0 END
+	FROM locked AS l
+	WHERE g.client = l.client AND g.sender = l.sender
+	AND g.recipient = l.recipient;
+END
+$$;
+COMMENT ON FUNCTION policyd.greylist_touch IS
+    'The daemon: these keys were used, or tried too early';
+
+-- greylist_merge: what was judged in memory: keys that began there, or (KNOWN)
+-- keys that were here and have passed there.  COUNTS are attempts.  It may come
+-- twice: a pass is counted for its client by the statement that makes it one.
 --
--- Keys that the daemon got from here (KNOWN) are brought up to date, and stay
--- deleted where somebody has deleted them.  The others are made, and where two
--- hosts have seen one, the earlier first_seen wins.  COUNTS are attempts.  Keys
--- come in their order.
+-- Of a row and what comes, the one that counts for nothing any more gives way;
+-- where both count, the earlier first_seen wins.  Who may remember less of the
+-- key than is true now is told: "greylist_merged:KEY".
+--
+-- A known key that is not here was purged, or deleted by somebody while the
+-- daemon did not hear.  A row that was young enough to stay was deleted, and
+-- stays so.  One that the purge may have taken is made again: then there was
+-- nothing left to delete that counted, while the pass would be lost, and the
+-- sender wait once more.
+--
+-- A row whose first_seen is its passed_at was taken over from the network of
+-- its client (see greylist_see): that is no pass of its own.
 CREATE FUNCTION policyd.greylist_merge(known boolean, clients text[],
     senders text[], recipients text[], first_seens float8[],
     last_seens float8[], passed_ats float8[], counts integer[],
@@ -233,87 +278,139 @@ RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
+DECLARE
+	waiting_since timestamptz := clock_timestamp()
+	    - make_interval(secs => retry_window);
+	age interval := make_interval(secs => max_age);
+	s record;
+	old policyd.greylist;
+	new policyd.greylist;
+	made boolean;
+	passes boolean;
+	proven text[];
+	proven_at timestamptz[];
 BEGIN
 	PERFORM policyd.begin_as_daemon();
-	IF known THEN
-		WITH locked AS MATERIALIZED (
-			SELECT s.*
-			FROM unnest(clients, senders, recipients, last_seens,
-			    passed_ats, counts) AS s (client, sender,
-			    recipient, last_seen, passed_at, count)
-			CROSS JOIN LATERAL (
-				SELECT FROM policyd.greylist AS g
-				WHERE g.client = s.client
-				AND g.sender = s.sender
-				AND g.recipient = s.recipient
-				FOR UPDATE
-			) AS g
-		)
-		UPDATE policyd.greylist AS g SET
-		    last_seen = greatest(g.last_seen,
-			to_timestamp(l.last_seen)),
-		    passed_at = coalesce(g.passed_at,
-			to_timestamp(l.passed_at)),
-		    attempts = g.attempts
-			+ CASE WHEN g.passed_at IS NULL THEN l.count ELSE 0 END
-		FROM locked AS l
-		WHERE g.client = l.client AND g.sender = l.sender
-		AND g.recipient = l.recipient;
-		RETURN;
-	END IF;
-	INSERT INTO policyd.greylist AS g (client, sender, recipient,
-	    first_seen, last_seen, passed_at, attempts)
-	SELECT s.client, s.sender, s.recipient, to_timestamp(s.first_seen),
-	    to_timestamp(s.last_seen), to_timestamp(s.passed_at), s.count
-	FROM unnest(clients, senders, recipients, first_seens, last_seens,
-	    passed_ats, counts)
-	    AS s (client, sender, recipient, first_seen, last_seen, passed_at,
-	    count)
-	ORDER BY s.client COLLATE "C", s.sender COLLATE "C",
-	    s.recipient COLLATE "C"
-	ON CONFLICT (client, sender, recipient) DO UPDATE SET
-	    (first_seen, last_seen, passed_at, attempts) = (
-		SELECT CASE WHEN is_old THEN excluded.first_seen
-			ELSE least(g.first_seen, excluded.first_seen) END,
-		    greatest(g.last_seen, excluded.last_seen),
-		    CASE WHEN is_old THEN excluded.passed_at
-			ELSE least(g.passed_at, excluded.passed_at) END,
-		    CASE WHEN is_old THEN excluded.attempts
-			ELSE g.attempts + excluded.attempts END
-		FROM policyd.greylist_is_old(g.first_seen, g.last_seen,
-		    g.passed_at,
-		    excluded.first_seen - make_interval(secs => retry_window),
-		    excluded.first_seen - make_interval(secs => max_age))
-		    AS is_old);
+	FOR s IN
+		SELECT k.client, k.sender, k.recipient,
+		    to_timestamp(k.first_seen) AS first_seen,
+		    to_timestamp(k.last_seen) AS last_seen,
+		    to_timestamp(k.passed_at) AS passed_at, k.count,
+		    NOT known OR k.passed_at IS NOT NULL
+			AND to_timestamp(k.first_seen) < waiting_since
+			AS may_make
+		FROM unnest(clients, senders, recipients, first_seens,
+		    last_seens, passed_ats, counts)
+		    AS k (client, sender, recipient, first_seen, last_seen,
+		    passed_at, count)
+		ORDER BY k.client COLLATE "C", k.sender COLLATE "C",
+		    k.recipient COLLATE "C"
+	LOOP
+		made := false;
+		LOOP
+			IF s.may_make THEN
+				INSERT INTO policyd.greylist
+				VALUES (s.client, s.sender, s.recipient,
+				    s.first_seen, s.last_seen, s.passed_at,
+				    greatest(s.count, 1))
+				ON CONFLICT DO NOTHING;
+				made := FOUND;
+				EXIT WHEN made;
+			END IF;
+			SELECT * INTO old FROM policyd.greylist AS g
+			WHERE g.client = s.client AND g.sender = s.sender
+			AND g.recipient = s.recipient
+			FOR UPDATE;
+			EXIT WHEN FOUND OR NOT s.may_make;
+		END LOOP;
+		IF made THEN
+			passes := s.passed_at > s.first_seen;
+		ELSIF old.client IS NULL THEN
+			CONTINUE;
+		ELSE
+			new := old;
+			new.last_seen := greatest(old.last_seen, s.last_seen);
+			IF (CASE WHEN old.passed_at IS NULL
+			    THEN old.first_seen < waiting_since
+			    ELSE old.last_seen < s.first_seen - age END)
+			THEN
+				new.first_seen := s.first_seen;
+				new.passed_at := s.passed_at;
+				new.attempts := greatest(s.count, 1);
+				passes := s.passed_at > s.first_seen;
+			ELSIF (CASE WHEN s.passed_at IS NULL
+			    THEN s.first_seen < waiting_since
+			    ELSE s.last_seen < old.first_seen - age END)
+			THEN
+				passes := false;
+			ELSE
+				new.first_seen := least(old.first_seen,
+				    CASE WHEN NOT known THEN s.first_seen END);
+				new.passed_at := least(old.passed_at,
+				    s.passed_at);
+				new.attempts := old.attempts + CASE WHEN known
+				    AND old.passed_at IS NOT NULL THEN 0
+				    ELSE s.count END;
+				passes := old.passed_at IS NULL
+				    AND s.passed_at > s.first_seen;
+			END IF;
+			UPDATE policyd.greylist AS g
+			SET first_seen = new.first_seen,
+			    last_seen = new.last_seen,
+			    passed_at = new.passed_at,
+			    attempts = new.attempts
+			WHERE g.client = s.client AND g.sender = s.sender
+			AND g.recipient = s.recipient;
+			IF new.first_seen < old.first_seen
+			    OR new.passed_at IS NOT NULL
+			    AND old.passed_at IS NULL
+			THEN
+				PERFORM pg_notify('policyd', 'greylist_merged:'
+				    || concat_ws(' ', s.client, s.sender,
+					s.recipient));
+			END IF;
+		END IF;
+		IF passes THEN
+			proven := proven || s.client;
+			proven_at := proven_at || s.passed_at;
+		END IF;
+	END LOOP;
+	INSERT INTO policyd.client AS c (client, passes, last_seen)
+	SELECT p.client, count(*), max(p.at)
+	FROM unnest(proven, proven_at) AS p (client, at)
+	GROUP BY p.client ORDER BY p.client COLLATE "C"
+	ON CONFLICT (client) DO UPDATE SET
+	    passes = c.passes + excluded.passes,
+	    last_seen = greatest(c.last_seen, excluded.last_seen);
+	PERFORM pg_notify('policyd', 'client:' || p.client)
+	FROM unnest(proven) AS p (client);
 END
 $$;
 COMMENT ON FUNCTION policyd.greylist_merge IS
     'The daemon: these keys were tried while it judged from memory';
 
--- client_merge: COUNTS keys of these clients have passed in memory, or with 0,
--- they were heard of.
-CREATE FUNCTION policyd.client_merge(clients text[], last_seens float8[],
-    counts integer[])
+-- client_merge: these clients were heard of.  One that somebody has deleted
+-- stays deleted.  They come in their order.
+CREATE FUNCTION policyd.client_merge(clients text[], last_seens float8[])
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 BEGIN
 	PERFORM policyd.begin_as_daemon();
-	INSERT INTO policyd.client AS c (client, passes, last_seen)
-	SELECT s.client, s.count, to_timestamp(s.last_seen)
-	FROM unnest(clients, last_seens, counts)
-	    AS s (client, last_seen, count)
-	-- One that somebody has deleted stays deleted.
-	WHERE s.count > 0
-	OR EXISTS (SELECT FROM policyd.client AS c WHERE c.client = s.client)
-	ORDER BY s.client COLLATE "C"
-	ON CONFLICT (client) DO UPDATE SET
-	    passes = c.passes + excluded.passes,
-	    last_seen = greatest(c.last_seen, excluded.last_seen);
-	PERFORM pg_notify('policyd', 'client:' || s.client)
-	FROM unnest(clients, counts) AS s (client, count)
-	WHERE s.count > 0;
+	WITH locked AS MATERIALIZED (
+		SELECT s.*
+		FROM unnest(clients, last_seens) AS s (client, last_seen)
+		CROSS JOIN LATERAL (
+			SELECT FROM policyd.client AS c
+			WHERE c.client = s.client
+			FOR UPDATE
+		) AS c
+	)
+	UPDATE policyd.client AS c SET
+	    last_seen = greatest(c.last_seen, to_timestamp(l.last_seen))
+	FROM locked AS l
+	WHERE c.client = l.client;
 END
 $$;
 COMMENT ON FUNCTION policyd.client_merge IS

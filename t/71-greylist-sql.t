@@ -345,11 +345,19 @@ for my $case (
 		[ 50, 40, 30, 2 ], 0, 'mine mine mine 2' ],
 	[ 'known, and there', [ 50, 40, undef, 2 ], [ 30, 20, 10, 3 ], 1,
 		'kept mine mine 5' ],
+	[ 'too late here', [ 50, 40, undef, 3 ],
+		[ $DAY + 200, $DAY + 100, undef, 2 ], 0, 'kept kept null 3' ],
+	[ 'too late here, but passed in time', [ 50, 40, undef, 3 ],
+		[ $DAY + 200, 100, $DAY, 2 ], 0, 'mine kept mine 5' ],
 	[ 'known, and used later there', [ 50, 10, undef, 2 ],
 		[ 50, 20, undef, 3 ], 1, 'kept kept null 5' ],
 	[ 'known, and passed there', [ 90, 40, 50, 2 ], [ 90, 20, 30, 3 ], 1,
 		'kept mine kept 2' ],
 	[ 'known, but deleted', undef, [ 50, 40, 30, 2 ], 1, undef ],
+	[ 'known, but perhaps purged', undef, [ $DAY + 200, 40, $DAY, 2 ], 1,
+		'mine mine mine 2' ],
+	[ 'known, purged, and has not passed', undef,
+		[ $DAY + 200, 40, undef, 2 ], 1, undef ],
 ) {
 	my ($name, $before, $mine, $known, $want) = @$case;
 	my @key = ('example.net', 'a@example.net', 'b@example.com');
@@ -376,21 +384,54 @@ merge(0, [ map { [ 'c', 's', "r$_", 9, 9, undef, $_ ] } 1 .. 1000 ]);
 is(value('SELECT count(*) FROM policyd.greylist'), 1000, 'a thousand at once');
 is(value('SELECT sum(attempts) FROM policyd.greylist'), 500500, 'and theirs');
 $db->do(q{DELETE FROM policyd.greylist WHERE attempts % 2 = 0});
-merge(1, [ map { [ 'c', 's', "r$_", 9, 5, 7, 1 ] } 1 .. 1000 ]);
+merge(1, [ map { [ 'c', 's', "r$_", 9, 5, 7, 1 ] } reverse 1 .. 1000 ]);
 is(value('SELECT count(*) FROM policyd.greylist WHERE passed_at IS NOT NULL'),
 	500, 'those that are left, known');
 is(value('SELECT count(*) FROM policyd.greylist'), 500, 'and no others');
 merge($_, []) for 0, 1;
 is(value('SELECT count(*) FROM policyd.greylist'), 500, 'none at all');
 
+# ---- greylist_touch ----
+
+sub touch_as {
+	my ($dbh, @rows) = @_;
+	my @r = map { [ @{$_}[ 0 .. 2 ], sprintf('%.6f', $NOW - $_->[3]), $_->[4] ] }
+		@rows;
+	$dbh->do('SELECT policyd.greylist_touch(?, ?, ?, ?, ?)', undef,
+		map { column($_, @r) } 0 .. 4);
+	return;
+}
+sub touch { return touch_as($daemon, @_) }
+
+for my $case (
+	# Ages and attempts before, age and attempts of the touch.
+	[ 'waits', [ 50, 40, undef, 2 ], [ 30, 3 ], 'kept mine null 5' ],
+	[ 'has passed', [ 90, 40, 50, 2 ], [ 30, 3 ], 'kept mine kept 2' ],
+	[ 'used later', [ 90, 10, 50, 2 ], [ 30, 3 ], 'kept kept kept 2' ],
+	[ 'is gone', undef, [ 30, 3 ], undef ],
+) {
+	my ($name, $before, $mine, $want) = @$case;
+	my @key = ('example.net', 'a@example.net', 'b@example.com');
+
+	empty();
+	put([ @key, @$before ]) if $before;
+	my $old = row(@key) || {};
+	touch([ @key, @$mine ]);
+	my $new = row(@key);
+	my $got = $new && join ' ',
+		(map { moment($new->{$_}, kept => $old->{$_},
+				mine => $NOW - $mine->[0]) }
+			qw(first_seen last_seen passed_at)), $new->{attempts};
+	is($got, $want, "touch: $name");
+}
+
 # ---- client_merge ----
 
 sub client_merge_as {
 	my ($dbh, @rows) = @_;
-	my @r = map { [ $_->[0], sprintf('%.6f', $NOW - $_->[1]), $_->[2] ] }
-		@rows;
-	$dbh->do('SELECT policyd.client_merge(?, ?, ?)', undef,
-		map { column($_, @r) } 0 .. 2);
+	my @r = map { [ $_->[0], sprintf('%.6f', $NOW - $_->[1]) ] } @rows;
+	$dbh->do('SELECT policyd.client_merge(?, ?)', undef,
+		map { column($_, @r) } 0, 1);
 	return;
 }
 sub client_merge { return client_merge_as($daemon, @_) }
@@ -400,14 +441,54 @@ allow('earlier', 2, 100, 0);
 allow('later', 2, 10, 0);
 allow('admin', 0, 100, 1);
 my %was = map { $_ => client($_)->{last_seen} } qw(earlier later admin);
-client_merge([ 'admin', 50, 0 ], [ 'earlier', 50, 3 ], [ 'gone', 50, 0 ],
-	[ 'later', 50, 0 ], [ 'new', 50, 1 ]);
+client_merge([ 'admin', 50 ], [ 'earlier', 50 ], [ 'gone', 50 ],
+	[ 'later', 50 ]);
 is(join(' ', map { my $c = client($_); $c ? $c->{passes} : 'none' }
-		qw(admin earlier gone later new)), '0 5 none 2 1', 'passes are added');
+		qw(admin earlier gone later)), '0 2 none 2', 'nothing is counted');
 is(moment(client($_)->{last_seen}, mine => $NOW - 50, kept => $was{$_}),
 	$_ eq 'later' ? 'kept' : 'mine', "last_seen of $_")
-	for qw(admin earlier later new);
+	for qw(admin earlier later);
 ok(client('admin')->{allowed}, 'who is allowed stays allowed');
+
+# ---- each pass is counted once ----
+
+sub passes { return (client('c') || { passes => 'none' })->{passes} }
+
+for my $known (0, 1) {
+	my @waits  = ('c', 's', 'r', 90, 80, undef, 1);
+	my @passed = ('c', 's', 'r', 90, 10, 20, 1);
+	my $what   = $known ? 'known' : 'new';
+
+	empty();
+	put([@waits]) if $known;
+	merge($known, [ [@passed] ]);
+	is(passes(), 1, "$what: a pass that is merged counts");
+	merge($known, [ [@passed] ]);
+	is(passes(), 1, "$what: once, however often it is merged");
+	see([ [ 'c', 'n', 's', 'r', 1 ] ]);
+	is(passes(), 1, "$what: and not again when it is tried");
+	client_merge([ 'c', 5 ]);
+	is(passes(), 1, "$what: nor when the client is heard of");
+	$db->do('DELETE FROM policyd.client');
+	merge($known, [ [@passed] ]);
+	client_merge([ 'c', 5 ]);
+	is(passes(), 'none', "$what: one that is deleted stays deleted");
+
+	empty();
+	put([@waits]);
+	see([ [ 'c', 'n', 's', 'r', 1 ] ]);
+	merge($known, [ [@passed] ]);
+	is(passes(), 1, "$what: a pass here and there is one");
+	merge($known, [ [ 'c', 's', 'r', 90, 10, undef, 1 ] ]);
+	is(passes(), 1, "$what: what waits does not count");
+}
+empty();
+merge(0, [ [ 'c', 's', 'r', 20, 10, 20, 1 ] ]);
+is(passes(), 'none', 'what was taken over from a network does not');
+merge(0, [ map { [ 'c', 's', "r$_", 30, 10, 20, 1 ] } 1 .. 3 ]);
+is(passes(), 3, 'three keys are three');
+is(moment(client('c')->{last_seen}, mine => $NOW - 20), 'mine',
+	'last heard of when they passed');
 
 # ---- what is announced ----
 
@@ -444,12 +525,22 @@ is(announced(sub { see([ [ 'c', 'n', 's', 'r', 1 ] ]) }), 'client:c',
 	'a client that passes is announced');
 is(announced(sub { see([ [ 'c', 'n', 's', 'r', 1 ] ]) }), '',
 	'not every time');
-is(announced(sub { merge(0, [ [ 'c', 's', 'r2', 9, 9, 5, 1 ] ]);
-		merge(1, [ [ 'c', 's', 'r2', 9, 5, 5, 1 ] ]) }), '',
-	'what is merged is not');
-is(announced(sub { client_merge([ 'c', 5, 0 ], [ 'd', 5, 2 ], [ 'e', 5, 0 ]) }),
-	'client:d', 'clients that pass meanwhile are');
-is(announced(sub { $daemon->do(q{SELECT policyd.purge('greylist', 0, 10, 0, 0)});
+is(announced(sub {
+		merge(0, [ map { [ 'c', 's', "m$_", 9, 9, undef, 1 ] } 1 .. 1000 ]) }),
+	'', 'what is merged, and new, is not');
+is(announced(sub { merge(0, [ map { [ 'c', 's', "m$_", 9, 8, undef, 1 ] }
+				1 .. 1000 ]) }), '', 'nor is what changes for nobody');
+is(announced(sub { merge(0, [ [ 'c', 's', 'm1', 10, 9, undef, 1 ],
+			[ 'c', 's', 'm2', 8, 7, undef, 1 ] ]) }),
+	'greylist_merged:c s m1', 'one that is older now is');
+is(announced(sub { merge(1, [ [ 'c', 's', 'm2', 9, 7, 6, 1 ],
+			[ 'c', 's', 'm3', 9, 7, 6, 1 ] ]) }),
+	'client:c, greylist_merged:c s m2, greylist_merged:c s m3',
+	'and those that have passed, and their client, once');
+is(announced(sub { merge(1, [ [ 'c', 's', 'm2', 9, 7, 6, 1 ] ]);
+		touch([ 'c', 's', 'm3', 1, 1 ], [ 'c', 's', 'm4', 1, 1 ]);
+		client_merge([ 'c', 1 ]) }), '', 'not twice, and no use is');
+is(announced(sub { $daemon->do(q{SELECT policyd.purge('greylist', 0, 1000, 0, 0)});
 	$daemon->do(q{SELECT policyd.purge('client', 0, 10, 0, 0)}) }), '',
 	'the purge is not announced');
 is(value('SELECT count(*) FROM policyd.greylist'), 0, 'though it deletes');
@@ -622,11 +713,12 @@ empty();
 				see_as($own, [ map { [ @$_, 1 ] } $pick->() ], delay => 0);
 				merge_as($own, 0, [ map { [ @{$_}[ 0, 2, 3 ], 1, 1, undef, 1 ] }
 						$pick->() ]);
-				merge_as($own, 1, [ map { [ @{$_}[ 0, 2, 3 ], 1, 1, undef, 1 ] }
-						sort { "@$a" cmp "@$b" } $pick->() ]);
+				merge_as($own, 1, [ map { [ @{$_}[ 0, 2, 3 ], 2, 1, 1, 1 ] }
+						$pick->() ]);
 				my %one = map { $_->[0] => 1 } $pick->();
-				client_merge_as($own, map { [ $_, 1, int rand 2 ] }
-						sort keys %one);
+				client_merge_as($own, map { [ $_, 1 ] } sort keys %one);
+				touch_as($own, map { [ @{$_}[ 0, 2, 3 ], 1, 1 ] }
+						sort { "@$a" cmp "@$b" } $pick->());
 				$own->do(q{SELECT policyd.purge('greylist', 0, 100, 9999, 9999)});
 				$own->do(q{SELECT policyd.purge('client', 0, 100, 9999, 9999)});
 			}

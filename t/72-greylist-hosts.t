@@ -308,7 +308,20 @@ sub passed_key {
 	felt('made older', qr/^(?:DUNNO$|PREPEND X-Greylist:)/, \@key,
 		q{UPDATE policyd.greylist SET first_seen = now() - interval '70 s'
 		WHERE sender = ?}, $key[1]);
+	my $daemon = $pg->dbh(user => 'policyd');
 	felt('TRUNCATE', $GREYLISTED, \@key, 'TRUNCATE policyd.greylist');
+	settle(@d);
+	my @seen = (@key, client_name => 'mx.merged.example');
+	ask_is($_, $GREYLISTED, 'a client that nobody has changed', @seen) for @d;
+	felt_after('merged by a host that saw it earlier',
+		qr/^(?:DUNNO$|PREPEND X-Greylist:)/, \@seen, sub {
+			$daemon->do(q{SELECT policyd.greylist_merge(false,
+				'{merged.example}', ARRAY[?], '{bob@example.com}', ARRAY[at], ARRAY[at], '{NULL}',
+				'{1}', 86400, 86400 * 35)
+				FROM date_part('epoch', now() - interval '70 s') AS at},
+				undef, $key[1]);
+		});
+	$daemon->disconnect;
 
 	my @who = (client_name => 'mx.felt.example',
 		client_address => '198.51.100.7');

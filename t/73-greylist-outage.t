@@ -283,8 +283,16 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 	ok(no_row('sender = ?', sender_of(@$gone)), 'what was deleted is not');
 }
 {
-	# Deleted while the daemon was cut off.
+	# Deleted while the daemon was cut off; or purged, by another host.
 	my ($gone, $mark) = ([ passed_key($d) ], [ passed_key($d) ]);
+	my $hasty = greylister($pg, delay => '500ms', retry_window => '3s',
+		database => \%database);
+	my @purged = to(sender => fresh());
+	my @waits  = to(sender => fresh());
+	ask_is($hasty, $GREYLISTED, 'one that will be purged', @purged);
+	ask_is($d, $GREYLISTED, 'one that will be deleted', @waits);
+	my $began = time;
+	ok(row_of(sender_of(@$_)), 'is there') for \@purged, \@waits;
 	my $client = 'gone.example';
 	my @auto = to(client_name => "mx.$client");
 	$dbh->do('INSERT INTO policyd.client (client, allowed_at) VALUES (?, now())',
@@ -307,6 +315,14 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 	ask_is($d, $OK, 'cut off: allowed', @auto, sender => fresh());
 	my $new = fresh();
 	ask_is($d, $GREYLISTED, 'cut off: a new one', to(sender => $new));
+	passes_after($hasty, 0.5, $began, 'cut off: one that waited', @purged);
+	passes_after($d, 1, $began, 'cut off: another', @waits);
+	wait_for { time > $began + 3.5 };
+	$dbh->begin_work;
+	$dbh->do('SELECT policyd.begin_as_daemon()');
+	$dbh->do('DELETE FROM policyd.greylist WHERE sender = ?', undef, $_)
+		for sender_of(@purged), sender_of(@waits);
+	$dbh->commit;
 	$dbh->do('DELETE FROM policyd.greylist WHERE sender = ?', undef,
 		sender_of(@$gone));
 	$dbh->do('DELETE FROM policyd.client WHERE client = ?', undef, $client);
@@ -318,6 +334,11 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 		'back: what was deleted is not');
 	is(value('SELECT count(*) FROM policyd.client WHERE client = ?', undef,
 		$client), 0, 'nor is a client');
+	soon { (row_of(sender_of(@purged)) || {})->{passed_us} }
+	'back: what had passed before it was purged is there', 20;
+	ok(no_row('sender = ?', sender_of(@waits)),
+		'back: what was too young for that was deleted');
+	is($hasty->stop, 0, 'exit status');
 	settle($d);
 	ask_is($d, $GREYLISTED, 'what was deleted meanwhile is forgotten', @$gone);
 	ask_is($d, $GREYLISTED, 'and so is a client', @auto, sender => fresh());
@@ -586,6 +607,9 @@ for my $case (
 	is(join(' ', map { $row{$_}{attempts} } 0 .. 4), '3 3 4 2 2',
 		'back: attempts add up');
 	is($row{3}{passed_us}, undef, 'back: what waits, waits');
+	quiet($d, $e);
+	is(value(q{SELECT passes FROM policyd.client WHERE client = 'example.net'}),
+		$client + 3, 'back: each key that passed is counted, and once');
 	my $first = $row{4}{first};
 	cmp_ok($first, '>=', $ago - $between, 'back: the earlier first_seen wins');
 	soon {

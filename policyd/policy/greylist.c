@@ -281,6 +281,8 @@ judge_key(struct greylist *g, struct sighting *s)
 		kind = JOURNAL_NEW_KEY;
 	else
 		kind = e != NULL ? e->kind : JOURNAL_KNOWN_KEY;
+	if (verdict == ATTEMPT_PASS && kind == JOURNAL_KNOWN_KEY)
+		kind = JOURNAL_PASSED_KEY;
 	if (e == NULL) {
 		e = note_key(g, s, kind);
 		if (e == NULL && verdict == ATTEMPT_NEW) {
@@ -655,10 +657,12 @@ on_match(void *arg, struct batch_item *const *items, size_t n,
 		if (row == -1)
 			row = exempt_row(exempt, exempts,
 			    items[i]->column[NETWORK]);
-		if (row != -1)
+		if (row != -1) {
 			items[i]->row = row;
-		else
+		} else {
 			forget_change(g, items[i]->column[CLIENT]);
+			forget_change(g, items[i]->column[NETWORK]);
+		}
 	}
 	free(exempt);
 }
@@ -745,9 +749,9 @@ greylist_ask(struct greylist *g, struct sighting *s,
 	*out = (struct greylist_answer){GREYLIST_CLIENT, 0};
 	if (is_exempt(g, s, away, now, &changed))
 		return true;
-	/* What PostgreSQL has not heard of, it would take for new. */
+	/* What PostgreSQL has not heard of, it would take for new, or pass. */
 	e = journal_find(g->journal, key);
-	if (e != NULL && e->kind == JOURNAL_NEW_KEY) {
+	if (e != NULL && e->kind >= JOURNAL_PASSED_KEY) {
 		*out = judge_key(g, s);
 		return true;
 	}
@@ -789,9 +793,14 @@ announce(struct greylist *g, uint64_t h)
 		g->announced_more = true;
 }
 
-/* "CLIENT SENDER RECIPIENT": no client has a blank. */
+/*
+ * "CLIENT SENDER RECIPIENT": no client has a blank.  If somebody has changed or
+ * deleted it, what waits to be written of it goes, too: it was judged by what
+ * the row said before.  What is under way just then is written, as if it had
+ * come first: a use is a use.  What another host has merged takes nothing away.
+ */
 static void
-forget_key(struct greylist *g, struct str key)
+forget_key(struct greylist *g, struct str key, bool merged)
 {
 	const char *blank = memchr(key.p, ' ', key.n);
 	struct journal_entry *e;
@@ -806,7 +815,7 @@ forget_key(struct greylist *g, struct str key)
 	known_drop(g->known, h);
 	announce(g, h);
 	e = journal_find(g->journal, h);
-	if (e != NULL)
+	if (e != NULL && !merged)
 		journal_drop(g->journal, e);
 }
 
@@ -837,7 +846,10 @@ on_heard(void *arg, const char *payload)
 	log_str(&e, "what", what);
 	log_end(&e);
 	if (starts(what, STR("greylist:")))
-		forget_key(g, str_from(what, sizeof("greylist:") - 1));
+		forget_key(g, str_from(what, sizeof("greylist:") - 1), false);
+	else if (starts(what, STR("greylist_merged:")))
+		forget_key(g, str_from(what, sizeof("greylist_merged:") - 1),
+		    true);
 	else if (starts(what, STR("client:")))
 		forget_client(g, str_from(what, sizeof("client:") - 1));
 	else if (str_eq(what, STR("greylist")) || str_eq(what, STR("client")))

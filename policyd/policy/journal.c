@@ -200,7 +200,9 @@ journal_sent(struct journal *j,
 			continue;
 		e->add -= e->adding;
 		if (e->kind == JOURNAL_NEW_KEY)
-			journal_touch(j, e, JOURNAL_KNOWN_KEY);
+			journal_touch(j, e,
+			    e->row.passed_at == ATTEMPT_WAITS ?
+				JOURNAL_KNOWN_KEY : JOURNAL_PASSED_KEY);
 	}
 	free(taken);
 }
@@ -215,7 +217,7 @@ journal_unsent(struct journal *j)
 
 /* ---- on disk ---- */
 
-static const struct seal seal = {"greyjrn", 1, 0, "it is no journal"};
+static const struct seal seal = {"greyjrn", 2, 0, "it is no journal"};
 
 /* An entry; its texts follow. */
 struct record {

@@ -5,10 +5,10 @@
  * journal - what greylisting has judged in memory, and PostgreSQL has yet to
  * hear.
  *
- * Floor 6; uses base.  Two kinds of entries: keys that were tried, and clients
- * that were heard of or have passed.  While PostgreSQL is there, it holds what
- * was used in the last seconds; while it is away, everything.  It has a bound:
- * what to do when it is full is its caller's to say.
+ * Floor 6; uses base.  Its entries are keys that were tried, and clients that
+ * were heard of.  While PostgreSQL is there, it holds what was used in the last
+ * seconds; while it is away, everything.  It has a bound: what to do when it is
+ * full is its caller's to say.
  *
  * Sending is in pieces: journal_take() marks some entries, journal_sent() or
  * journal_unsent() ends that.  What changes meanwhile goes again.
@@ -27,7 +27,8 @@ enum {
 
 enum journal_kind {
 	JOURNAL_CLIENT,
-	JOURNAL_KNOWN_KEY, /* of which PostgreSQL has, or had, a row */
+	JOURNAL_KNOWN_KEY,  /* of which PostgreSQL has, or had, a row */
+	JOURNAL_PASSED_KEY, /* the same, and it has passed here */
 	JOURNAL_NEW_KEY,
 	JOURNAL_KINDS,
 };
@@ -39,8 +40,9 @@ struct journal_entry {
 	struct attempt_row row; /* of a client, last_seen only */
 
 	/*
-	 * What PostgreSQL is to add: attempts of a key, keys of a client that
-	 * passed.  Those that are being sent are among them.
+	 * Attempts of a key that PostgreSQL is to add; those that are being
+	 * sent are among them.  Keys of a client that passed here: those
+	 * PostgreSQL counts by itself.
 	 */
 	int32_t add, adding;
 	bool changed; /* since it was taken */
@@ -91,7 +93,8 @@ struct journal_entry *const *journal_take(struct journal *j,
 
 /*
  * What was taken has arrived: arrived is called for each entry, and it goes;
- * what changed meanwhile stays, as something that PostgreSQL knows.  arrived
+ * what changed meanwhile stays, as something that PostgreSQL knows but for its
+ * having passed, which it may be told twice.  arrived
  * may be NULL.
  */
 void journal_sent(struct journal *j,

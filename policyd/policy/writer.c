@@ -171,10 +171,12 @@ static const struct statement {
 	enum column columns[COLUMNS_MAX + 1];
 	bool has_limits;
 } statements[JOURNAL_KINDS] = {
-    [JOURNAL_CLIENT] = {"SELECT policyd.client_merge($1, $2, $3)",
-	{CLIENT, LAST_SEEN, ADD}, false},
-    [JOURNAL_KNOWN_KEY] = {"SELECT policyd.greylist_merge(true, $1, $2, $3, "
-			   "$4, $5, $6, $7, $8, $9)",
+    [JOURNAL_CLIENT] = {"SELECT policyd.client_merge($1, $2)",
+	{CLIENT, LAST_SEEN}, false},
+    [JOURNAL_KNOWN_KEY] = {"SELECT policyd.greylist_touch($1, $2, $3, $4, $5)",
+	{CLIENT, SENDER, RECIPIENT, LAST_SEEN, ADD}, false},
+    [JOURNAL_PASSED_KEY] = {"SELECT policyd.greylist_merge(true, $1, $2, $3, "
+			    "$4, $5, $6, $7, $8, $9)",
 	{CLIENT, SENDER, RECIPIENT, FIRST_SEEN, LAST_SEEN, PASSED_AT, ADD},
 	true},
     [JOURNAL_NEW_KEY] = {"SELECT policyd.greylist_merge(false, $1, $2, $3, "
@@ -352,7 +354,7 @@ static void
 write_next(struct writer *w)
 {
 	static const enum journal_kind order[] = {JOURNAL_NEW_KEY,
-	    JOURNAL_KNOWN_KEY, JOURNAL_CLIENT};
+	    JOURNAL_PASSED_KEY, JOURNAL_KNOWN_KEY, JOURNAL_CLIENT};
 
 	if (w->call != NULL) {
 		/* PostgreSQL may hang. */

@@ -6,7 +6,8 @@
  *
  * Floor 6; uses base, config, db.  Owns the journal.  What is in it is written
  * after a tenth of a second, in pieces, by statements that may come twice
- * without harm but for the number of attempts; as long as PostgreSQL is away,
+ * without harm but for the number of attempts, and that count passes by
+ * themselves; as long as PostgreSQL is away,
  * it is tried every second, and the journal is kept on disk (base/aside.h),
  * which is where a new process goes on.
  */

@@ -168,7 +168,9 @@ verify_greylist(struct verify *v)
 	static const char *const statements[] = {
 	    "SELECT FROM policyd.greylist_see('{}', '{}', '{}', '{}', '{}', "
 	    "1, 1, 1, 1)",
-	    "SELECT policyd.client_merge('{}', '{}', '{}')",
+	    "SELECT policyd.greylist_merge(false, '{}', '{}', '{}', '{}', '{}', "
+	    "'{}', '{}', 1, 1)",
+	    "SELECT policyd.client_merge('{}', '{}')",
 	};
 
 	if (!v->config->greylist.enabled)

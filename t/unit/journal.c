@@ -24,6 +24,7 @@ test_sending(void)
 	a = add(j, JOURNAL_NEW_KEY, 1, "b.example");
 	b = add(j, JOURNAL_NEW_KEY, 2, "a.example");
 	c = add(j, JOURNAL_CLIENT, 3, "c.example");
+	a->row.passed_at = ATTEMPT_WAITS;
 	a->add = 2;
 	b->add = 1;
 	c->add = 1;
@@ -47,6 +48,18 @@ test_sending(void)
 
 	journal_take(j, JOURNAL_KNOWN_KEY, 10, &n);
 	is_long((long)n, 1, "it goes again");
+	a->row.passed_at = 1;
+	journal_touch(j, a, JOURNAL_PASSED_KEY);
+	journal_sent(j, NULL, NULL);
+	ok(a->kind == JOURNAL_PASSED_KEY, "it has passed meanwhile: once more");
+	journal_touch(j, a, JOURNAL_NEW_KEY);
+	journal_take(j, JOURNAL_NEW_KEY, 10, &n);
+	journal_touch(j, a, JOURNAL_NEW_KEY);
+	journal_sent(j, NULL, NULL);
+	ok(a->kind == JOURNAL_PASSED_KEY, "so has a new one");
+	journal_touch(j, a, JOURNAL_KNOWN_KEY);
+
+	journal_take(j, JOURNAL_KNOWN_KEY, 10, &n);
 	a->add = 1;
 	a->adding = JOURNAL_ANEW;
 	journal_touch(j, a, JOURNAL_NEW_KEY);
