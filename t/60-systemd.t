@@ -1,43 +1,23 @@
 #!/usr/bin/perl
 # The units, and policyd under a real systemd.
-#
-# The second part boots one in a container, by with-systemd.sh (beside the
-# project, in shared/tools).  That needs root, and about a minute the first time,
-# for a tree that it keeps.  So it is done where that tree is there already, or
-# where POLICYD_SYSTEMD_TEST=1 asks for it (make test-systemd), and never with 0.
+# (t/lib/BootedTest.pm has when, and how.)
 
 use strict;
 use warnings;
 
 use Cwd qw(abs_path);
-use File::Basename qw(dirname);
 use File::Temp qw(tempdir);
+use FindBin;
+use lib "$FindBin::Bin/lib";
 use Test::More;
 
-my $TOP = abs_path(dirname(__FILE__) . '/..');
-my $BOOT = "$TOP/../shared/tools/with-systemd.sh";
-my @PACKAGES = qw(libev4 libidn2-0 libiniparser1 libpq5 libpsl5 libsystemd0
-    libxxhash0 perl postfix postgresql-15 publicsuffix);
-my $wanted = $ENV{POLICYD_SYSTEMD_TEST} // '';
+use BootedTest;
+use PolicydTest qw(policyd_path slurp spew top);
+
 my $dir = tempdir(CLEANUP => 1);
 
-chdir $TOP or die $!;
-my $policyd = $ENV{POLICYD} || 'build/policyd';
-
-sub slurp {
-	my ($file) = @_;
-	open my $in, '<', $file or die "$file: $!";
-	local $/;
-	return scalar <$in>;
-}
-
-sub spew {
-	my ($file, $text) = @_;
-	open my $out, '>', $file or die "$file: $!";
-	print {$out} $text;
-	close $out or die "$file: $!";
-	return;
-}
+chdir top() or die $!;
+my $policyd = policyd_path();
 
 subtest 'units' => sub {
 	plan skip_all => 'no systemd-analyze' if !qx(which systemd-analyze);
@@ -59,126 +39,26 @@ subtest 'units' => sub {
 	is($said, '', 'systemd-analyze verify has nothing to say');
 };
 
-# Why not to boot, or nothing.
-sub reason {
-	return 'POLICYD_SYSTEMD_TEST=0' if $wanted eq '0';
-	return "no $BOOT" if !-x $BOOT;
-	return 'only root can boot a container' if $> != 0;
-	return if $wanted;
-	# with-systemd.sh leaves a list of its packages with each tree.
-	my $cache = $ENV{WSD_CACHE} || '/var/tmp/with-systemd';
-	my $list = join "\n", sort(@PACKAGES), '';
-	return if -e "$cache/base.stamp" &&
-	    grep { slurp($_) eq $list } glob "$cache/layers/*.ok";
-	return 'no tree to boot from yet: make test-systemd makes it';
-}
-
-my $why_not = reason();
+my $why_not = BootedTest::why_not();
 SKIP: {
 	skip $why_not, 1 if defined $why_not;
-
-	my @make = ('make', '-s', 'install', "DESTDIR=$dir/stage",
-	    'B=' . dirname($policyd));
-	is(system("@make >$dir/log 2>&1"), 0, 'make install') or
-	    diag(slurp("$dir/log"));
-	spew("$dir/script", do { local $/; <DATA> });
-	open my $out, '-|', $BOOT, '--timeout', 120, '--packages', "@PACKAGES",
-	    '--copy', "$dir/stage:/stage", '--journal', "$dir/journal",
-	    "$dir/script" or die "$BOOT: $!";
-	while (<$out>) {
-		chomp;
-		if (/^(not )?ok - (.*)/) {
-			ok(!$1, $2);
-		} else {
-			diag($_);
-		}
-	}
-	close $out;
-	my $status = $? >> 8;
-	skip 'no container can be booted here', 1 if $status == 125 && !$wanted;
-	is($status, 0, 'the script came to its end');
-	if (!Test::More->builder->is_passing && -e "$dir/journal") {
-		diag(grep { /policyd/ } split /^/, slurp("$dir/journal"));
-	}
+	BootedTest::boot(do { local $/; <DATA> });
 }
 
 done_testing;
 
 __DATA__
-#!/bin/bash
-# Runs as root in the booted system.  Prints `ok - NAME` or `not ok - NAME`.
-cd /
-name=
-check() { # check NAME COMMAND...
-	local name=$1 out
-	shift
-	if out=$("$@" 2>&1); then echo "ok - $name"; else
-		echo "not ok - $name"
-		echo "$* said: $out"
-	fi
-}
-is() { # is NAME GOT EXPECTED
-	if [ "$2" = "$3" ]; then echo "ok - $1"; else
-		echo "not ok - $1"
-		echo "got: $2"
-		echo "expected: $3"
-	fi
-}
-soon() { # soon COMMAND...: true within ten seconds
-	for _ in {1..200}; do "$@" >/dev/null 2>&1 && return; sleep 0.05; done
-	return 1
-}
-show() { systemctl show -P "$1" policyd.service; }
-as_postgres() { runuser -u postgres -- "$@"; }
-sql() { as_postgres psql -qXAt -d policyd -c "$1"; }
-
-# ask RECIPIENT [USER]: the answer, asked as Debian's smtpd asks: chrooted to the
-# queue directory, its user and primary group and no other.
-ask() { perl /wsd/ask "$@" 2>&1; }
-cat >/wsd/ask <<'END'
-use Socket;
-my ($recipient, $user) = (@ARGV, 'postfix');
-my ($uid, $gid) = (getpwnam $user)[2, 3];
-chroot '/var/spool/postfix' or die "chroot: $!";
-chdir '/';
-$) = "$gid $gid";
-$( = $gid;
-$< = $> = $uid;
-$SIG{ALRM} = sub { die "no answer\n" };
-alarm 20;
-socket my $s, PF_UNIX, SOCK_STREAM, 0 or die $!;
-connect $s, sockaddr_un('policyd/policyd.sock') or die "connect: $!\n";
-syswrite $s, join "\n", qw(request=smtpd_access_policy protocol_state=RCPT
-    protocol_name=ESMTP client_address=192.0.2.1 client_name=unknown
-    sender=s@example.net sasl_username= recipient_count=0 size=0 queue_id=),
-    "client_port=" . (1024 + $$ % 60000), "instance=$$.0", "recipient=$recipient",
-    '', '';
-sysread $s, my $answer, 1000 or die "closed\n";
-print $answer =~ s/\n\n\z//r;
-END
-
 answered() { [ "$(ask alice@example.org)" = action=DUNNO ]; }
 known_recipient() { case "$(ask alice@example.org)" in
 	action=DUNNO | *Greylisted*) ;; *) false ;; esac; }
 carol_exists() { [ "$(ask carol@example.org)" = action=DUNNO ]; }
-unknown='action=550 5.1.1 User unknown'
 
 # ---- as policyd(8) has it
 
-cp -r /stage/. /
-# (The default holds every refusal back for five seconds.)
-sed -i 's/^#errors_wait = .*/errors_wait = 100ms/' /etc/policyd/policyd.ini
-check 'sysusers' systemd-sysusers
-check 'tmpfiles' systemd-tmpfiles --create policyd.conf
-check 'daemon-reload' systemctl daemon-reload
 is 'verify, with the other units there' \
 	"$(systemd-analyze verify --man=no policyd.service policyd.socket 2>&1)" ''
 is 'the directory of the socket' \
 	"$(stat -c '%U:%G %a' /var/spool/postfix/policyd)" 'policyd:postfix 710'
-check 'createdb' as_postgres createdb -E UTF8 -T template0 policyd
-check 'schema' as_postgres policyctl schema install
-check 'domain' as_postgres policyctl domain add example.org
-check 'address' as_postgres policyctl address add alice@example.org
 check 'enable --now' systemctl enable --now policyd.socket policyd.service
 is 'active' "$(show ActiveState)" active
 is 'the socket' "$(stat -c '%U:%G %a' /var/spool/postfix/policyd/policyd.sock)" \
@@ -195,6 +75,29 @@ check 'the client that Postfix will have' \
 is 'an unknown one' "$(ask nobody@example.org)" "$unknown"
 is 'who is not Postfix may not ask' "$(ask alice@example.org nobody)" \
 	'connect: Permission denied'
+
+# ---- the control socket
+
+is 'its folder' "$(stat -c '%U:%G %a' /run/policyd)" 'policyd:policyd 750'
+is 'the socket' "$(stat -c '%U:%G %a' /run/policyd/control.sock)" \
+	'policyd:policyd 660'
+well() { [ "$(policyctl status | head -1)" = well ]; }
+check 'root asks, and all is well' soon well
+is 'its own user' "$(runuser -u policyd -- policyctl status | head -1)" well
+is 'others cannot even connect' "$(runuser -u postfix -- policyctl status 2>&1 |
+	head -1)" "policyctl: policyd does not answer at /run/policyd/control.sock: \
+Permission denied"
+# Whom a mistake lets through is still told nothing (and PrivateUsers, which
+# shows the daemon no other users, makes nobody look like root).
+chmod 755 /run/policyd
+chmod 666 /run/policyd/control.sock
+for user in postfix postgres nobody; do
+	is "told nothing: $user" "$(runuser -u $user -- policyctl status 2>&1 | head -1)" \
+		"policyctl: policyd does not answer at /run/policyd/control.sock: \
+it closed the connection"
+done
+check 'which is logged' soon sh -c \
+	'journalctl -q -u policyd.service | grep "control connection refused"'
 
 # ---- a real Postfix
 
@@ -285,7 +188,9 @@ check 'and what it says now is in force' soon carol_exists
 check 'stop' systemctl stop policyd.service
 is 'exit' "$(show Result) $(show ExecMainCode) $(show ExecMainStatus)" 'success 1 0'
 is 'the socket stays, and starts it again' "$(ask nobody@example.org)" "$unknown"
+check 'policyctl can ask it' soon well
 check 'stop both' systemctl stop policyd.socket policyd.service
+is 'nothing to ask' "$(policyctl status 2>/dev/null; echo $?)" 1
 is 'the socket is gone' "$(ls -A /var/spool/postfix/policyd)" ''
 
 # ---- the journal
