@@ -11,8 +11,9 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
-use PolicydTest qw(session site slurp soon spew wait_for);
+use PolicydTest qw(block session site slurp soon spew wait_for);
 use Test::More;
+use Time::HiRes qw(time);
 
 my $pg = site(q{INSERT INTO policyd.domain (name, recipients)
 	VALUES ('example.com', 'any')});
@@ -98,6 +99,51 @@ $pg->start;
 soon { rows() == 2 * $count + 3 } 'the whole one is taken', 20;
 unlike($d->log, qr/level=(?:crit|alert)/, 'nothing bad in the log');
 $d->stop;
+
+# Killed under load, when what is on disk is as old as it gets: what was
+# answered a second before is there.
+$d->start;
+$pg->stop;
+{
+	my ($n, $stall, $seen, $began, %answered) = (0, 0, '');
+	my $conn = $d->connect;
+	my @net = (client_name => 'unknown', client_address => '198.51.10.7');
+
+	# The more there is, the longer it takes.
+	for my $batch (1 .. 100) {
+		$conn->send(join '', map { block(session(), @net,
+			recipient => "b$batch.$_\@example.com") } 1 .. 200);
+		$conn->reply for 1 .. 200;
+	}
+	$began = time;
+	for (my ($now, $change) = ($began) x 2; $now - $began < 3; $n++) {
+		my $got = try(10, "n$n") // '';
+		last if $got !~ $GREY;
+		my $then = $now;
+		$now = time;
+		$stall = $now - $then if $now - $then > $stall;
+		$answered{"n$n\@example.com"} = $now;
+		my $file_is = join ' ', (stat $file)[ 1, 9 ];
+		($seen, $change) = ($file_is, $now) if $file_is ne $seen;
+		last if $now - $change > 1.2;
+	}
+	my ($kill, $all) = (time, scalar keys %answered);
+	$d->signal('KILL')->wait_end;
+	cmp_ok($n, '>', 100, 'killed under load');
+	$d->start(until => 'reply');
+	$pg->start;
+	soon { !-e $file } 'what was on disk is written', 30;
+	my @there = $pg->dbh->selectcol_arrayref(
+		q{SELECT recipient FROM policyd.greylist
+			WHERE client = '198.51.10.0/24'})->@*;
+	delete @answered{@there};
+	my ($oldest) = sort { $a <=> $b } values %answered, $kill;
+	# The child that writes gets less of the machine than we.
+	cmp_ok($kill - $oldest, '<', 1 + 3 * $stall, sprintf
+		'%d of %d keys are lost, the oldest of %.0f ms (our stall: %.0f ms)',
+		scalar keys %answered, $all, 1e3 * ($kill - $oldest), 1e3 * $stall);
+	$d->stop;
+}
 
 # policyd -t tells when the state cannot be written.
 is(($d->run('-t'))[0], 0, 'policyd -t: good');

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const double LEAST_S = 1, SHARE = 50, RETRY_S = 30;
+static const double SHARE = 50, RETRY_S = 30;
 
 struct aside {
 	struct ev_loop *loop;
@@ -39,14 +39,20 @@ after(struct aside *a, double s)
 	a->dirty = true;
 	if (ev_is_active(&a->timer) || ev_is_active(&a->child))
 		return;
-	ev_timer_set(&a->timer, s > LEAST_S ? s : LEAST_S, 0);
+	ev_timer_set(&a->timer, s, 0);
 	ev_timer_start(a->loop, &a->timer);
 }
 
 void
 aside_soon(struct aside *a)
 {
-	after(a, a->took_s * SHARE);
+	double s = a->took_s * SHARE;
+
+	if (s < a->job.least_s)
+		s = a->job.least_s;
+	else if (s > a->job.most_s)
+		s = a->job.most_s;
+	after(a, s);
 }
 
 void
@@ -85,8 +91,8 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 		if (getppid() != parent)
 			_exit(EINTR); /* it died before that was set */
 		close_range(3, ~0U, 0);
-		/* Nobody waits for it: whoever answers mail comes first. */
-		setpriority(PRIO_PROCESS, 0, 19);
+		if (a->job.patient)
+			setpriority(PRIO_PROCESS, 0, 19);
 		_exit(a->job.write(a->job.arg) == 0 ? 0 : errno & 0xff);
 	}
 	if (pid == -1) {

@@ -5,9 +5,10 @@
  * aside - what is in memory is written to disk by a child process.
  *
  * Floor 1.  A child has a still picture of all memory, for the price of one
- * fork, and may wait for the disk.  Changes are gathered for a second, and for
- * 50 times as long as the last child took: it runs 2 % of the time, and at the
- * lowest priority.  What fails is tried again after 30 s.
+ * fork, and may wait for the disk.  Changes are gathered for least_s, and for
+ * 50 times as long as the last child took, but no longer than most_s: it runs
+ * 2 % of the time, unless there is a hurry.  What fails is tried again after
+ * 30 s.
  */
 
 #include <stdbool.h>
@@ -21,6 +22,9 @@ struct aside_job {
 	/* It failed; called from the loop or aside_end(). */
 	void (*failed)(void *arg, int error);
 	void *arg;
+	double least_s, most_s;
+	/* Let everybody else go first: on a busy machine it may take seconds. */
+	bool patient;
 };
 
 struct aside *aside_new(struct ev_loop *loop, const struct aside_job *job);

@@ -18,6 +18,11 @@
 static const double GATHER_S = 0.1, RETRY_S = 1;
 /* A statement that takes longer may never come back. */
 static const double SLOW_S = 0.5;
+/*
+ * Who is killed loses no more than the last second: that is twice as long as
+ * a change waits for the child, which takes a moment, too.
+ */
+static const double KEEP_LEAST_S = 0.2, KEEP_MOST_S = 0.5;
 enum { ROWS_MAX = 1000 }; /* of a statement */
 
 struct writer {
@@ -61,13 +66,6 @@ write_after(struct writer *w, double s)
 	}
 }
 
-void
-writer_soon(struct writer *w)
-{
-	say(w, false);
-	write_after(w, GATHER_S);
-}
-
 /* ---- on disk ---- */
 
 static char *
@@ -106,6 +104,15 @@ keep(struct writer *w)
 	w->kept = journal_version(w->journal);
 	w->on_disk = true;
 	aside_soon(w->aside);
+}
+
+void
+writer_soon(struct writer *w)
+{
+	say(w, false);
+	if (w->on_disk)
+		keep(w); /* PostgreSQL is away: not only when it is tried */
+	write_after(w, GATHER_S);
 }
 
 static void
@@ -405,7 +412,8 @@ writer_new(struct ev_loop *loop, const struct config *config,
 	ev_timer_init(&w->timer, on_timer, 0, 0);
 	w->timer.data = w;
 	w->aside = aside_new(loop,
-	    &(struct aside_job){save, on_save_failed, w});
+	    &(struct aside_job){save, on_save_failed, w, KEEP_LEAST_S,
+		KEEP_MOST_S, .patient = false});
 	w->ahead = ahead;
 	load(w);
 	w->idle = journal_count(w->journal) > 0;

@@ -35,6 +35,8 @@ static const double ROUNDS_MAX_S = 0.05;
 static const double READ_TIMEOUT_S = 60;
 /* An idle connection that died says nothing: ask it. */
 static const double PING_S = 10;
+/* How soon the copy has a change: a large one takes a while. */
+static const double COPY_LEAST_S = 1, COPY_MOST_S = 3600;
 /* No start waits longer than this where there is a copy to serve from. */
 static const double START_MAX_S = 15;
 
@@ -807,7 +809,8 @@ feed_new(struct ev_loop *loop, const struct config *config,
 	ev_timer_init(&f->ping, on_ping, PING_S, PING_S);
 	ev_timer_init(&f->start, on_start_deadline, START_MAX_S, 0);
 	f->copy = aside_new(loop,
-	    &(struct aside_job){write_copy, copy_failed, f});
+	    &(struct aside_job){write_copy, copy_failed, f, COPY_LEAST_S,
+		COPY_MOST_S, .patient = true});
 	f->refresh.data = f->ping.data = f->start.data = f;
 	start_refresh(f);
 	ev_timer_start(loop, &f->start);
