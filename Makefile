@@ -197,7 +197,7 @@ fuzz: packages-lint ## fuzz each parser for FUZZ_SECONDS (60), and keep what was
 
 test-systemd: packages-test ## boot a systemd in a container and run policyd under it
 	@$(MAKE) --no-print-directory all
-	@POLICYD=$(B)/policyd POLICYD_SYSTEMD_TEST=1 prove -v t/60-systemd.t
+	@POLICYD=$(B)/policyd POLICYD_SYSTEMD_TEST=1 prove -v t/60-systemd.t t/61-booted-load.t
 
 clean: ## remove what was built
 	rm -rf build build-*
