@@ -225,6 +225,12 @@ subtest 'SQL of policyd.ini(5)' => sub {
 		$pg->load_into($to{dbname}, sort glob 'sql/[0-9]*.sql');
 		$pg->psql($_, %to) for $application{$name}, $views;
 		my $ask = sub { $pg->psql(@_, user => 'policyd', %to) };
+		my $users = $name eq 'Modoboa' ? 'core_user' : 'mailbox';
+		my $dbh = $pg->dbh(user => 'policyd', %to);
+		local @$dbh{qw(RaiseError PrintError)} = (0, 0);
+		ok(!$dbh->do("SELECT * FROM $users") &&
+		    $dbh->errstr =~ /permission denied/,
+		    "$name: the table with the passwords stays closed");
 
 		is($ask->('SELECT name, enabled, target, recipients FROM
 		    public.policyd_domains ORDER BY 1') =~

@@ -121,6 +121,15 @@ is(value("SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles
     WHERE rolname LIKE 'policyd%' AND rolcanlogin AND NOT rolsuper
     AND NOT rolcreaterole AND NOT rolcreatedb"), 'policyd policyd_admin',
     'two roles, and no more than logins');
+like(fault($daemon, "SELECT * FROM $_"), qr/^permission denied/,
+    "policyd reads no password: $_") for qw(pg_authid pg_shadow);
+is(value("SELECT count(*) FROM pg_auth_members
+    WHERE member = 'policyd'::regrole"), 0, 'it is no member of any role');
+is_deeply([column("SELECT attname FROM pg_attribute
+    JOIN pg_class c ON c.oid = attrelid
+    WHERE relnamespace = 'policyd'::regnamespace
+	AND attname ~* 'pass(word|wd|phrase)|secret|token|crypt'")], [],
+    'and none stands in its own tables');
 
 # ---- what is taken, what is refused ----
 

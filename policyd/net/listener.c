@@ -144,6 +144,44 @@ add(struct listeners *all, int fd, const struct endpoint *at)
 
 /* ---- making them ---- */
 
+static bool
+is_loopback(const struct sockaddr_storage *sa)
+{
+	if (sa->ss_family == AF_INET) {
+		struct sockaddr_in in;
+
+		memcpy(&in, sa, sizeof(in));
+		return ntohl(in.sin_addr.s_addr) >> 24 == 127;
+	} else {
+		struct sockaddr_in6 in6;
+
+		memcpy(&in6, sa, sizeof(in6));
+		return IN6_IS_ADDR_LOOPBACK(&in6.sin6_addr);
+	}
+}
+
+/* An inet socket has no mode and no group. */
+static void
+warn_if_open(int fd)
+{
+	struct sockaddr_storage sa;
+	socklen_t n = sizeof(sa);
+	char host[NI_MAXHOST], port[NI_MAXSERV];
+	struct log_entry e;
+
+	if (getsockname(fd, (struct sockaddr *)&sa, &n) == -1 ||
+	    (sa.ss_family != AF_INET && sa.ss_family != AF_INET6) ||
+	    is_loopback(&sa) ||
+	    getnameinfo((const struct sockaddr *)&sa, n, host, sizeof(host),
+		port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+		return;
+	log_begin(&e, LOG_WARNING,
+	    "listening on an address of the network: whoever reaches it may ask");
+	log_str(&e, "host", str_of(host));
+	log_str(&e, "port", str_of(port));
+	log_end(&e);
+}
+
 static const char *
 open_unix(struct listeners *all, const struct endpoint *at,
     const struct config *config)
@@ -155,22 +193,6 @@ open_unix(struct listeners *all, const struct endpoint *at,
 	if (why == NULL)
 		add(all, door.fd, at)->door = door;
 	return why;
-}
-
-static bool
-is_loopback(const struct sockaddr *sa)
-{
-	if (sa->sa_family == AF_INET) {
-		struct sockaddr_in in;
-
-		memcpy(&in, sa, sizeof(in));
-		return ntohl(in.sin_addr.s_addr) >> 24 == 127;
-	} else {
-		struct sockaddr_in6 in6;
-
-		memcpy(&in6, sa, sizeof(in6));
-		return IN6_IS_ADDR_LOOPBACK(&in6.sin6_addr);
-	}
 }
 
 static const char *
@@ -193,9 +215,7 @@ open_inet_one(struct listeners *all, const struct endpoint *at,
 		close(fd);
 		return why;
 	}
-	if (!is_loopback(ai->ai_addr))
-		log_line(LOG_WARNING,
-		    "listening on %s: whoever reaches it may ask", at->host);
+	warn_if_open(fd);
 	add(all, fd, at);
 	return NULL;
 }
@@ -321,6 +341,7 @@ inherit(struct listeners *all)
 			return -1;
 		}
 		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+		warn_if_open(fd);
 		add(all, fd, &at)->inherited = true;
 	}
 	return count > 0;
