@@ -32,15 +32,16 @@ enum operator{
 /*
  * Bounds of one regular expression on one value.  Those of PCRE2 are for each
  * place where a match may begin, and a step may look at all of the value: so a
- * long one is searched from a few places first, then from twice as many, and
- * given up when that has taken too long; a very long one has fewer steps.
+ * long one is searched from one place first, then from twice as many with half
+ * the steps for each, and from one again where these do not do.  It is given up
+ * when that has taken too long; a very long one has fewer steps.
  */
 enum {
 	REGEX_MATCH_LIMIT = 100000,
 	REGEX_LIMIT_BYTES = 256, /* a longer value has fewer steps */
 	REGEX_HEAP_KIB = 1024,
 	REGEX_SHORT_BYTES = 64, /* searched at once */
-	REGEX_PLACES = 4,
+	REGEX_PLACES = 256, /* at most, at a time */
 };
 static const double REGEX_MAX_S = 0.02;
 
@@ -804,21 +805,28 @@ static int
 search_long(const struct condition *c, struct str v)
 {
 	double end = cpu_seconds() + REGEX_MAX_S;
-	size_t from = 0, to, places = REGEX_PLACES;
+	size_t from = 0, to, places = 1;
+	size_t limit = v.n <= REGEX_LIMIT_BYTES ?
+	    REGEX_MATCH_LIMIT :
+	    (size_t)REGEX_MATCH_LIMIT * REGEX_LIMIT_BYTES / v.n;
+	bool again;
 	int rc;
 
-	if (v.n > REGEX_LIMIT_BYTES)
-		pcre2_set_match_limit(match_context,
-		    (uint32_t)(REGEX_MATCH_LIMIT * REGEX_LIMIT_BYTES / v.n));
 	do {
 		to = from + places;
-		places *= 2;
 		/* A search does not begin within a character. */
 		while (to < v.n && ((unsigned char)v.p[to] & 0xc0) == 0x80)
 			to++;
+		pcre2_set_match_limit(match_context,
+		    (uint32_t)(limit / places));
 		rc = search_part(c, v, from, to < v.n ? to : v.n);
-		from = to;
-	} while (rc == PCRE2_ERROR_NOMATCH && to < v.n &&
+		again = rc == PCRE2_ERROR_MATCHLIMIT && places > 1;
+		if (!again)
+			from = to;
+		places = again ? 1 :
+		    places < REGEX_PLACES ? places * 2 :
+					    REGEX_PLACES;
+	} while ((again || (rc == PCRE2_ERROR_NOMATCH && to < v.n)) &&
 	    cpu_seconds() < end);
 	pcre2_set_match_limit(match_context, REGEX_MATCH_LIMIT);
 	return rc == PCRE2_ERROR_NOMATCH && to < v.n ? PCRE2_ERROR_MATCHLIMIT :

@@ -5,6 +5,8 @@
 
 #include "tap.h"
 
+#include <time.h>
+
 /* The request that all conditions are asked about. */
 static const char block[] =
     "request=smtpd_access_policy\nprotocol_state=RCPT\n"
@@ -199,6 +201,37 @@ long_values(struct lists *lists, struct request r)
 		}
 }
 
+/* Not even what is dear only where a search has come far keeps it for long. */
+static void
+long_searches(struct lists *lists, struct request r)
+{
+	static const struct {
+		const char *text;
+		size_t run; /* bytes between two that end a match */
+	} of[] = {
+	    {"helo_name matches (?:(?![^z]*+z)x)+[yq]", 600},
+	    {"helo_name matches (?:(?![^z]*+z)(?![^a]*+a)(?![^d]*+d)x)+[yq]",
+		60},
+	};
+	static char value[16384];
+
+	for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+		struct timespec from, to;
+		long ms;
+
+		memset(value, 'd', sizeof(value));
+		for (size_t j = sizeof(value) / 2; j < sizeof(value); j++)
+			value[j] = j % (of[i].run + 1) != 0 ? 'x' : 'e';
+		r.value[ATTR_helo_name] = (struct str){value, sizeof(value)};
+		clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &from);
+		one(of[i].text, 0, lists, &r);
+		clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &to);
+		ms = (to.tv_sec - from.tv_sec) * 1000 +
+		    (to.tv_nsec - from.tv_nsec) / 1000000;
+		ok(ms < 2000, "given up after %ld ms", ms);
+	}
+}
+
 int
 main(void)
 {
@@ -218,6 +251,7 @@ main(void)
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 		one(cases[i].text, cases[i].want, lists, &r);
 	long_values(lists, r);
+	long_searches(lists, r);
 	lists_free(lists);
 	return tap_done();
 }
