@@ -74,10 +74,22 @@ cell(const PGresult *result, int row, int column)
 	    (size_t)PQgetlength(result, row, column)};
 }
 
+/* Nothing was before 1970, not even what says -infinity. */
 static double
 time_cell(const PGresult *result, int row, int column)
 {
-	return strtod(PQgetvalue(result, row, column), NULL);
+	double t = strtod(PQgetvalue(result, row, column), NULL);
+
+	return t > 0 ? t : 0;
+}
+
+/* Theirs are of 64 bits, ours of 32. */
+static int
+count_cell(const PGresult *result, int row, int column)
+{
+	double n = strtod(PQgetvalue(result, row, column), NULL);
+
+	return n < 1000000 ? (int)(n > 0 ? n : 0) : 1000000;
 }
 
 /* ---- sqlgrey ---- */
@@ -154,7 +166,7 @@ take_tracking(struct import *im, const PGresult *result, int row)
 	    .first = time_cell(result, row, 3),
 	    .last = time_cell(result, row, 4),
 	    .passed = PQgetvalue(result, row, 5)[0] == '1',
-	    .attempts = (int)time_cell(result, row, 6)};
+	    .attempts = count_cell(result, row, 6)};
 
 	k.attempts += k.passed;
 	if (k.last == 0)

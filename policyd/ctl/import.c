@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { ROW_MAX_BYTES = 8192 };
+enum { ROW_MAX_BYTES = 8192, REASON_MAX_BYTES = 1000 };
 
 static const char *const what_names[IMPORT_WHATS] = {"keys", "clients",
     "allowed"};
@@ -64,6 +64,7 @@ add_null(struct sbuf *b)
 	sbuf_add(b, b->n > 0 ? STR("\t\\N") : STR("\\N"));
 }
 
+/* What is no UTF-8 (a database may hold anything) would end the whole import. */
 static void
 add_text(struct sbuf *b, struct str s)
 {
@@ -72,14 +73,18 @@ add_text(struct sbuf *b, struct str s)
 
 	if (b->n > 0)
 		sbuf_addc(b, '\t');
-	for (size_t i = 0; i < s.n; i++) {
+	for (size_t i = 0, len; i < s.n; i += len) {
 		unsigned char c = (unsigned char)s.p[i];
 
-		if (c < sizeof(escapes) / sizeof(escapes[0]) &&
+		len = utf8_len(s.p + i, s.n - i);
+		if (len == 0)
+			sbuf_addc(b, '?');
+		else if (c < sizeof(escapes) / sizeof(escapes[0]) &&
 		    escapes[c] != NULL)
 			sbuf_add(b, str_of(escapes[c]));
 		else
-			sbuf_addc(b, s.p[i]);
+			sbuf_add(b, (struct str){s.p + i, len});
+		len += len == 0;
 	}
 }
 
@@ -191,6 +196,8 @@ import_allowed(struct import *im, struct str client, struct str reason)
 	char row[ROW_MAX_BYTES];
 	struct key_clients clients;
 
+	if (reason.n > REASON_MAX_BYTES)
+		reason.n = REASON_MAX_BYTES;
 	if (key_clients(&im->key, client, &clients) != NULL) {
 		import_skip(im, IMPORT_ALLOWED, SKIP_NAME);
 	} else {
