@@ -20,7 +20,7 @@
  * rules must answer as they do.
  */
 
-enum { CONDITIONS = 8, VALUE_MAX_BYTES = 16384, SECONDS_MAX = 5 };
+enum { CONDITIONS = 8, VALUE_MAX_BYTES = 16384, SECONDS_MAX = 1 };
 
 struct input {
 	struct str action;
@@ -46,6 +46,7 @@ struct asked {
 	char *value;
 	size_t value_n;
 	uint64_t sum;
+	bool slow; /* a bound of time was hit, or nearly so: it may be, again */
 	char domain[2][DOMAIN_MAX_BYTES + 1];
 };
 
@@ -147,15 +148,17 @@ cpu_seconds(void)
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* The answer; a bound that was hit is no match, and is said each time. */
 static bool
-ask(const struct condition *c, struct asked *a, bool *hit)
+ask(const struct condition *c, struct asked *a)
 {
-	double start = cpu_seconds();
+	const double near = 0.002;
+	double start = cpu_seconds(), took;
 	bool held = condition_holds(c, &a->subject);
 
-	CHECK(cpu_seconds() - start < SECONDS_MAX);
-	*hit = a->subject.regex_failed;
+	took = cpu_seconds() - start;
+	CHECK(took < SECONDS_MAX);
+	if (took > near || a->subject.regex_failed)
+		a->slow = true;
 	a->subject.regex_failed = false;
 	return held;
 }
@@ -166,13 +169,12 @@ ask_spelled(struct str text, struct lists *lists, struct asked *a, bool want)
 {
 	struct str part;
 	struct condition *c;
-	bool hit;
 
 	if (text.n > CONDITION_MAX_BYTES)
 		return;
 	CHECK(condition_error(text, &part) == NULL);
 	c = condition_new(text, lists);
-	CHECK(ask(c, a, &hit) == want);
+	CHECK(ask(c, a) == want || a->slow);
 	condition_free(c);
 }
 
@@ -248,7 +250,7 @@ ask_condition(struct str text, struct lists *lists, struct asked *a)
 	struct str part = {NULL, 0}, again;
 	const char *why = condition_error(text, &part);
 	struct condition *c;
-	bool held, hit, hit_again;
+	bool held;
 
 	check_slice(part);
 	CHECK(condition_error(text, &again) == why);
@@ -256,11 +258,11 @@ ask_condition(struct str text, struct lists *lists, struct asked *a)
 		return;
 	c = condition_new(text, lists);
 	CHECK(condition_error(condition_text(c), &part) == NULL);
-	held = ask(c, a, &hit);
-	CHECK(ask(c, a, &hit_again) == held && hit == hit_again);
+	held = ask(c, a);
+	CHECK(ask(c, a) == held || a->slow);
 	if (condition_keys(c) == 0)
 		CHECK(condition_selectivity(c) == 0);
-	if (!hit) {
+	if (!a->slow) {
 		ask_respelled(text, lists, a, held);
 		check_number(condition_text(c).p, a, held);
 	}
@@ -354,7 +356,7 @@ ask_copy(const struct rules *r, struct lists *lists, struct asked *a)
 	rules_swap(copy);
 	strtab_free(part);
 	CHECK(rules_count(copy) == rules_count(r));
-	CHECK(walk(r, a) == walk(copy, a));
+	CHECK(walk(r, a) == walk(copy, a) || a->slow);
 	rules_free(copy);
 }
 

@@ -1,3 +1,4 @@
+#include "mail/cidr.h"
 #include "mail/host.h"
 
 #include "fuzz.h"
@@ -15,7 +16,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	const uint8_t *end = n > 2 ? memchr(data + 2, '\n', n - 2) : NULL;
 	struct str address, name, client, other;
 	struct host_options o = {.pools = true};
-	char *a, *b;
+	struct cidr net;
+	char *a, *b, text[CIDR_TEXT_MAX_BYTES];
 
 	if (!ready)
 		CHECK(host_init());
@@ -35,6 +37,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	CHECK(client.p >= buf && client.p + client.n < buf + sizeof(buf));
 	o.pools = false;
 	other = host_client(&o, address, name, again);
+	/* Without pools it is the network, whatever the name. */
+	if (cidr_parse(address, &net) == NULL) {
+		cidr_mask(&net, net.family == 4 ? o.ipv4_prefix : o.ipv6_prefix,
+		    &net);
+		CHECK(str_eq(other, cidr_format(&net, text)));
+	}
 	if (!str_eq(client, other)) {
 		CHECK(memchr(client.p, '.', client.n) != NULL);
 		for (size_t i = 0; i < client.n; i++)
