@@ -285,11 +285,20 @@ key_of(enum journal_kind kind, const struct str *texts)
 	return journal_key(client, journal_pair(texts[1], texts[2]));
 }
 
+/* One that can be reckoned with. */
+static bool
+is_time(int64_t t)
+{
+	return t >= -INT64_MAX / 2 && t <= INT64_MAX / 2;
+}
+
 static bool
 take_entry(struct str *rest, struct record *r, struct str *texts)
 {
 	if (!sealed_take(rest, r, sizeof(*r)) || r->kind < 0 ||
-	    r->kind >= JOURNAL_KINDS)
+	    r->kind >= JOURNAL_KINDS || !is_time(r->first_seen) ||
+	    !is_time(r->last_seen) ||
+	    !(is_time(r->passed_at) || r->passed_at == ATTEMPT_WAITS))
 		return false;
 	for (int i = 0; i < 3; i++) {
 		if (rest->n < r->text[i] ||
