@@ -18,7 +18,7 @@ LINT_PACKAGES = $(PACKAGES) clang clang-tidy clang-format clang-tools \
 
 TESTS  = $(wildcard t/*.t)
 PROVE_FLAGS  ?=
-FUZZ_SECONDS ?= 60
+FUZZ_CPU ?= 60
 VALGRIND = valgrind -q --leak-check=full --error-exitcode=99
 GCC_WARN   = -Wcast-align=strict -Wformat-overflow=2 -Wformat-signedness -Wduplicated-cond \
 	-Wlogical-op -Walloc-zero -Wstringop-overflow=4 -Warray-bounds=2 -Wjump-misses-init \
@@ -186,14 +186,12 @@ analyse:
 	scan-build --status-bugs -o build-scan $(MAKE) --no-print-directory -B B=build-scan all >/dev/null
 	shellcheck $(wildcard t/*.sh .ci/run t/01-floors.t)
 
-fuzz: packages-lint ## fuzz each parser for FUZZ_SECONDS (60), and keep what was found
-	@for f in $(FUZZ); do \
-		$(MAKE) --no-print-directory B=build-fuzz CC=clang CFLAGS='-O1 -g' \
-			SAN='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' \
-			build-fuzz/t/fuzz/$$f-fuzz && mkdir -p build-fuzz/$$f t/fuzz/corpus/$$f && \
-		build-fuzz/t/fuzz/$$f-fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=70000 -print_final_stats=1 \
-			-artifact_prefix=build-fuzz/ build-fuzz/$$f t/fuzz/corpus/$$f && \
-		build-fuzz/t/fuzz/$$f-fuzz -merge=1 -max_len=70000 t/fuzz/corpus/$$f build-fuzz/$$f || exit 1; done
+fuzz: packages-lint ## fuzz each parser for FUZZ_CPU (60) seconds of CPU, and keep what was found
+	@$(MAKE) --no-print-directory B=build-fuzz CC=clang CFLAGS='-O1 -g' \
+		SAN='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' \
+		$(FUZZ:%=build-fuzz/t/fuzz/%-fuzz)
+	@t/fuzz/run --cpu $(FUZZ_CPU) $(FUZZ)
+	@t/fuzz/run --merge $(FUZZ)
 
 test-systemd: packages-test ## boot a systemd in a container and run policyd under it
 	@$(MAKE) --no-print-directory all
