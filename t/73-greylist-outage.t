@@ -197,6 +197,11 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 	ask_is($d, $GREYLISTED, 'a key', to(sender => $late));
 	my $first = row_of($late)->{first_us};
 	my $before = rows();
+	# What a host says that has written a pass of its own, this one included.
+	my ($merged) = map { row_of(sender_of(@$_)) } $passed[1];
+	$dbh->do(q{SELECT pg_notify('policyd', 'greylist_merged:' || ?)}, undef,
+		join ' ', @{$merged}{qw(client sender recipient)});
+	settle($d);
 	$dbh->disconnect;
 	$pg->stop;
 

@@ -797,7 +797,8 @@ announce(struct greylist *g, uint64_t h)
  * "CLIENT SENDER RECIPIENT": no client has a blank.  If somebody has changed or
  * deleted it, what waits to be written of it goes, too: it was judged by what
  * the row said before.  What is under way just then is written, as if it had
- * come first: a use is a use.  What another host has merged takes nothing away.
+ * come first: a use is a use.  What a host has merged takes nothing away: what is
+ * remembered may be less than that, and serves while PostgreSQL is away.
  */
 static void
 forget_key(struct greylist *g, struct str key, bool merged)
@@ -812,10 +813,18 @@ forget_key(struct greylist *g, struct str key, bool merged)
 	pair = str_from(key, (size_t)(blank - key.p) + 1);
 	h = journal_key(hash(key.p, (size_t)(blank - key.p)),
 	    hash(pair.p, pair.n));
-	known_drop(g->known, h);
 	announce(g, h);
+	if (merged) {
+		struct known_entry k = known_find(g->known, h);
+
+		if (k.kind != KNOWN_NOTHING)
+			known_put(g->known, h, k.kind, k.time,
+			    known_epoch(g->known) - 1);
+		return;
+	}
+	known_drop(g->known, h);
 	e = journal_find(g->journal, h);
-	if (e != NULL && !merged)
+	if (e != NULL)
 		journal_drop(g->journal, e);
 }
 
