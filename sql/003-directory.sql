@@ -30,7 +30,7 @@ COMMENT ON COLUMN policyd.domain.max_recipients IS
 COMMENT ON COLUMN policyd.domain.subdomains IS
     'Whether every domain below it is local too';
 COMMENT ON COLUMN policyd.domain.enabled IS
-    'False: as if the row were not there';
+    'False: the domain is not local, whatever else would make it so';
 
 CREATE TABLE policyd.address (
 	address text COLLATE "C" PRIMARY KEY

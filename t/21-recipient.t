@@ -31,7 +31,10 @@ INSERT INTO policyd.domain (name, recipients, enabled) VALUES
 INSERT INTO policyd.domain_alias (name, target) VALUES
   ('alias.example', 'example.com'),
   ('catchalias.example', 'catch.example'),
-  ('anyalias.example', 'any.example');
+  ('anyalias.example', 'any.example'),
+  ('subalias.example', 'a.b.sub.example'),
+  ('anysubalias.example', 'deep.anysub.example'),
+  ('offalias.example', 'off.example');
 INSERT INTO policyd.address (address) VALUES
   ('bob@example.com'), ('alice@example.com'), ('Mixed.Case@Example.COM'),
   ('x+y@example.com'), ('@catch.example'), ('carol@catch.example'),
@@ -102,6 +105,10 @@ judge('x@com',           $RELAY, 'a top-level domain');
 judge('x@sexample.com',  $RELAY, 'a name that only ends like ours');
 judge('x@a.example.com', $RELAY, 'a subdomain');
 judge('x@off.example',   $RELAY, 'a domain that is not enabled');
+judge('x@offalias.example', $RELAY, 'an alias of one');
+judge('user@subalias.example', $OK, 'an alias of a domain below a local one');
+judge('nobody@subalias.example', $UNKNOWN, 'whose addresses are its own');
+judge('x@anysubalias.example', $OK, 'an alias of one with every local part');
 judge('x@other.example', $OK, 'not local, authenticated', sasl_username => 'u');
 judge('no@example.com', $UNKNOWN, 'authentication makes no mailbox',
 	sasl_username => 'u');

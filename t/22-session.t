@@ -338,4 +338,62 @@ $d = PolicydTest->new(
 	judge($OK, 'who is known', @s, recipient => 'bob@example.com');
 }
 is($d->stop, 0, 'exit status');
+
+# ---- what rules, scripts and rows have to say of it ----
+
+$pg->psql(<<'SQL');
+INSERT INTO policyd.address (address, reply) VALUES
+  ('info1@small.example', 'PREPEND X-Info: yes'),
+  ('info2@small.example', 'DUNNO'), ('info3@small.example', 'DUNNO');
+CREATE FUNCTION policyd_script.content(request jsonb) RETURNS text
+  LANGUAGE sql AS $$ SELECT 'DUNNO' $$;
+INSERT INTO policyd.rule (priority, state, conditions, action) VALUES
+  (1, 'DATA', ARRAY['stress = bounce'], 'set max_recipients 1'),
+  (1, 'DATA', ARRAY['stress = many'], 'set max_recipients 90'),
+  (2, 'MAIL', ARRAY['stress = strict'], 'set errors_total 1'),
+  (3, 'RCPT', ARRAY['stress = script'], 'set script content'),
+  (4, 'RCPT', ARRAY['stress = helo'], '550 {helo_name}');
+SQL
+$d = PolicydTest->new(
+	conninfo => $pg->conninfo(user => 'policyd'),
+	ini      => { rcpt => { errors_wait => '0s', max_recipients => 5 } }
+)->start;
+for my $case ([bounce => $TOO, 'fewer'], [many => $OK, 'more']) {
+	my ($stress, $want, $name) = @$case;
+	my @s = message(session(), stress => $stress);
+	judge($OK, "recipient $_", @s, recipient => "r$_\@any.example") for 1 .. 2;
+	judge($want, "DATA, where a rule for it says $name", @s, recipient => '',
+		protocol_state  => 'DATA',
+		recipient_count => $stress eq 'many' ? 60 : 2);
+}
+{
+	my @s = message(session());
+	judge(qr/^PREPEND/, 'a row that has an answer', @s,
+		recipient => 'info1@small.example');
+	judge($OK, 'another', @s, recipient => 'info2@small.example');
+	judge($TOO, 'and they count', @s, recipient => 'x@small.example');
+	judge($OK, 'but they do not ask how many there were', @s,
+		recipient => 'info3@small.example');
+}
+{
+	my @s = message(session(), stress => 'script');
+	judge($OK, "what a script accepts: $_", @s, recipient => "$_\@small.example")
+		for qw(one two two);
+	judge($TOO, 'counts', @s, recipient => 'three@small.example');
+}
+for my $case (['5.7.1', '550 5.7.1 Refused'], ['', '550 Refused'],
+	['mx.example', '550 mx.example'])
+{
+	my ($helo, $want) = @$case;
+	is($d->ask(stress => 'helo', helo_name => $helo), $want,
+		"HELO $helo takes nothing of a refusal");
+}
+{
+	my @s = message(session(), stress => 'strict');
+	judge($OK, 'a rule for MAIL sets errors_total', @s, instance => '',
+		protocol_state => 'MAIL', recipient => '');
+	judge($UNKNOWN, 'the first error', @s, recipient => 'no@example.com');
+	judge($ERRORS, 'is the last', @s, recipient => 'bob@example.com');
+}
+is($d->stop, 0, 'exit status');
 done_testing();

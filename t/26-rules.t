@@ -291,6 +291,9 @@ not recipient under example.com         | no  |
 not recipient under example.com         | yes | recipient=x@y.example
 recipient under bücher.example          | yes | recipient=x@bücher.example
 
+recipient like *@x.example              | yes | recipient=b@x.example.
+recipient matches @x\.example$          | yes | recipient=b@x.example.
+not sender like *@x.example             | no  | sender=b@x.example.
 client_name like *.example.net          | yes |
 client_name like *.EXAMPLE.net          | yes |
 client_name like example.net            | no  |

@@ -456,12 +456,36 @@ is_header(struct str s)
 	return i != -1 && actions[i].kind == HEADER;
 }
 
+struct str
+action_complete(struct str s, char *buf, size_t size)
+{
+	struct str rest = s, word = str_word(&rest), part;
+	const char *text = action_meaning(word) == MEANS_REJECTS ?
+	    "Refused" :
+	    "Try again later";
+	size_t heads[] = {head_len(s), word.n};
+
+	if (heads[0] == 0 || action_error(s, &part) == NULL)
+		return s;
+	for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++) {
+		struct sbuf b = sbuf_over(buf, size);
+		struct str head = str_trim((struct str){s.p, heads[i]});
+
+		sbuf_add(&b, head);
+		sbuf_addc(&b, ' ');
+		sbuf_add(&b, str_of(text));
+		if (action_error(sbuf_str(&b), &part) == NULL)
+			return sbuf_str(&b);
+	}
+	return s;
+}
+
 bool
 action_format(struct sbuf *out, struct str text,
     const struct action_placeholder *with, size_t count, size_t subject_len,
     struct str fallback)
 {
-	char buf[ACTION_WIRE_MAX_BYTES - sizeof("action=\n\n")];
+	char buf[ACTION_WIRE_MAX_BYTES - sizeof("action=\n\n")], own[64];
 	struct sbuf b = sbuf_over(buf, sizeof(buf));
 	struct str s, part;
 	size_t head, room;
@@ -480,7 +504,11 @@ action_format(struct sbuf *out, struct str text,
 		s = STR("DUNNO"); /* nothing to put there: mail goes on */
 	} else if (action_error(s, &part) != NULL) {
 		good = false;
-		s = cut(fallback, head_len(fallback) + text_room(subject_len));
+		if (count > 0)
+			s = action_complete(s, own, sizeof(own));
+		if (action_error(s, &part) != NULL)
+			s = cut(fallback,
+			    head_len(fallback) + text_room(subject_len));
 	}
 	sbuf_add(out, STR("action="));
 	sbuf_add(out, s);
@@ -491,7 +519,7 @@ action_format(struct sbuf *out, struct str text,
 void
 action_format_positive(struct sbuf *out, struct str text)
 {
-	char buf[SMTP_REPLY_MAX_BYTES - sizeof("250 2.1.5 ")];
+	char buf[ACTION_POSITIVE_MAX_BYTES + 1];
 	struct sbuf b = sbuf_over(buf, sizeof(buf));
 
 	add_safe(&b, text);

@@ -19,6 +19,9 @@ enum {
 	ACTION_MAX_BYTES = 400,       /* of an action as it is written down */
 	SMTP_REPLY_MAX_BYTES = 510,   /* of Postfix's whole reply line */
 	ACTION_WIRE_MAX_BYTES = 1024, /* of "action=…\n\n"; sizes buffers */
+
+	/* Of the text behind "250 2.1.5 ". */
+	ACTION_POSITIVE_MAX_BYTES = SMTP_REPLY_MAX_BYTES - 10,
 };
 
 /*
@@ -58,15 +61,23 @@ struct action_placeholder {
 };
 
 /*
+ * What a client wrote stands in an action where a placeholder was: it may have
+ * left a refusal without a text, or with one that reads as an enhanced code.
+ * The refusal stands, and gets a text of ours; another action comes back as it
+ * is.  buf has room for 64 bytes.
+ */
+struct str action_complete(struct str action, char *buf, size_t size);
+
+/*
  * Write `action=TEXT\n\n` into out.
  *
  * The text that goes out has its placeholders filled in, is valid UTF-8 with
  * no control bytes in it, and is cut so that Postfix's whole reply stays within
  * SMTP_REPLY_MAX_BYTES: subject_len is the length of the longest thing that
- * Postfix may put before it (an address, a host name).  A text that is not
- * safe after all that becomes `fallback`, which must be one that passes
- * action_error() and has no placeholders; false is returned then.  Only PREPEND
- * with nothing to put becomes DUNNO.
+ * Postfix may put before it (an address, a host name).  Where that is not safe
+ * false is returned: what has placeholders is completed, anything else becomes
+ * `fallback`, which must be one that passes action_error() and has no
+ * placeholders.  Only PREPEND with nothing to put becomes DUNNO, and is good.
  */
 bool action_format(struct sbuf *out, struct str text,
     const struct action_placeholder *with, size_t count, size_t subject_len,

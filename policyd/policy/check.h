@@ -84,7 +84,6 @@ struct check {
 	struct domain domain;    /* recipient: where it is local */
 	enum tristate address_greylist; /* recipient: as its row says */
 	struct str address_reply;       /* recipient: as its row says */
-	uint32_t limit;          /* message: recipients a message may have */
 
 	/* Rules: what they see, where they are, and what they set. */
 	struct subject subject;
@@ -124,6 +123,7 @@ struct check_room {
 	char recipient_domain[DOMAIN_MAX_BYTES + 1];
 	char client[HOST_CLIENT_MAX_BYTES];
 	char text[1024];
+	char completed[64];
 	char recipient[ADDRESS_MAX_BYTES + 1];
 
 	/* What greylisting waits with. */
@@ -187,6 +187,15 @@ void check_split(struct check *c);
 /* message.c: find the session (again), and the message in it. */
 void check_session(struct check *c);
 
+/* message.c: `set errors_total`, which holds from the next request. */
+void check_set_errors_total(struct check *c, int64_t total);
+
+/*
+ * message.c: the answer does not refuse the recipient: it counts as one of its
+ * message, whoever gave it.
+ */
+void check_accepted(struct check *c);
+
 /*
  * decide.c: call a script and wait for it.  When it has nothing to say, the
  * stage is called again with SCRIPT_WENT_ON.
@@ -218,7 +227,7 @@ stage_fn stage_recipient;       /* recipient.c: is it somebody here? */
 stage_fn stage_recipient_count; /* message.c: too many for this message? */
 stage_fn stage_script;          /* rules.c: the function set for it */
 stage_fn stage_greylist;        /* grey.c: has it been tried before? */
-stage_fn stage_accept;          /* RCPT: remember, and DUNNO */
+stage_fn stage_accept;          /* RCPT: the header, or DUNNO */
 stage_fn stage_data;            /* DATA: too many after all? */
 stage_fn stage_vrfy;            /* lookup.c: may this client? */
 stage_fn stage_expn;

@@ -275,15 +275,6 @@ log_decision(struct check *c, const struct answer *a,
 /* ---- from the first stage to the answer ---- */
 
 static void
-remember(struct check *c, const struct answer *a, enum action_meaning meaning)
-{
-	/* A rule's word ends the decision, and exempts from its limits. */
-	if (c->session != NULL && c->rule_id != 0 && c->message != 0 &&
-	    a->n > 0 && !refuses(meaning))
-		session_accept(c->session, c->recipient_key, UINT32_MAX);
-}
-
-static void
 count(struct check *c, const struct answer *a, enum action_meaning meaning)
 {
 	struct policy *p = c->policy;
@@ -305,7 +296,8 @@ finish(struct waiting *w, struct answer *out)
 	if (w->check.trace != NULL)
 		return;
 	meaning = action_meaning(bare(out));
-	remember(&w->check, out, meaning);
+	if (out->n > 0 && !refuses(meaning))
+		check_accepted(&w->check);
 	count(&w->check, out, meaning);
 	log_decision(&w->check, out, meaning);
 }

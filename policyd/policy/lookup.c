@@ -1,5 +1,7 @@
 #include "policy/check.h"
 
+#include "mail/action.h"
+
 /* VRFY and EXPN: who may ask, and what EXPN tells. */
 
 enum step
@@ -23,8 +25,11 @@ stage_expn(struct check *c)
 enum step
 stage_expand(struct check *c)
 {
-	struct sbuf b = sbuf_over(c->room->text, sizeof(c->room->text));
+	struct sbuf b =
+	    sbuf_over(c->room->text, ACTION_POSITIVE_MAX_BYTES + 1);
 
+	_Static_assert(ACTION_POSITIVE_MAX_BYTES < sizeof(c->room->text),
+	    "all that can be told has room");
 	if (!c->is_local)
 		return STEP_NEXT;
 	directory_expand(c->tables->directory, &c->domain, c->local,

@@ -46,6 +46,17 @@ check_session(struct check *c)
 	session_message(c->session, c->message);
 }
 
+void
+check_set_errors_total(struct check *c, int64_t total)
+{
+	/* States without one may be the first to ask about it. */
+	if (c->session == NULL)
+		session_set_errors_total(
+		    sessions_get(c->sessions, session_key(c), c->now), total);
+	else
+		session_set_errors_total(c->session, total);
+}
+
 enum step
 stage_session(struct check *c)
 {
@@ -64,21 +75,30 @@ stage_errors(struct check *c)
 		total = c->config->rcpt.errors_total;
 
 	if (total > 0 && session_errors(c->session,
-		hash_mix(c->message, c->recipient_key)) >= total)
+		hash_mix(c->message, c->recipient_key)) >= total) {
+		session_end(c->session, c->now);
 		return check_reply(c, REPLY_too_many_errors);
+	}
 	return STEP_NEXT;
+}
+
+/* Recipients that the message of this one may have. */
+static uint32_t
+limit_of(const struct check *c)
+{
+	int64_t limit = c->config->rcpt.max_recipients;
+
+	if (c->is_local && c->domain.max_recipients > 0)
+		limit = c->domain.max_recipients;
+	return (uint32_t)check_setting(c, SETTING_MAX_RECIPIENTS, limit);
 }
 
 enum step
 stage_recipient_count(struct check *c)
 {
-	c->limit = (uint32_t)c->config->rcpt.max_recipients;
-	if (c->is_local && c->domain.max_recipients > 0)
-		c->limit = c->domain.max_recipients;
-	c->limit = (uint32_t)check_setting(c, SETTING_MAX_RECIPIENTS, c->limit);
 	/* Without an instance nobody can say what belongs to one message. */
 	if (c->message != 0 &&
-	    session_accepted(c->session) >= c->limit &&
+	    session_accepted(c->session) >= limit_of(c) &&
 	    !session_has_accepted(c->session, c->recipient_key))
 		return check_reply(c, REPLY_too_many_recipients);
 	return STEP_NEXT;
@@ -120,11 +140,18 @@ prepend(struct check *c)
 	return check_action(c, sbuf_str(&b), "greylist_passed");
 }
 
+void
+check_accepted(struct check *c)
+{
+	/* A rule's word ends the decision, and exempts from its limits. */
+	if (c->session != NULL && c->message != 0)
+		session_accept(c->session, c->recipient_key,
+		    c->rule_id != 0 ? UINT32_MAX : limit_of(c));
+}
+
 enum step
 stage_accept(struct check *c)
 {
-	if (c->message != 0)
-		session_accept(c->session, c->recipient_key, c->limit);
 	/* Where Postfix is to probe, only its own restriction does. */
 	if (c->delayed && c->config->greylist.header != 0 &&
 	    c->domain.recipients != RECIPIENTS_VERIFY &&
@@ -135,19 +162,20 @@ stage_accept(struct check *c)
 
 /*
  * recipient_count also counts those that RCPT never asked about.  A message
- * whose domains allow more than the default is held against what they allow.
+ * whose domains allow more than the default is held against what they allow,
+ * unless a rule has just said how many it may have.
  */
 enum step
 stage_data(struct check *c)
 {
 	const struct session *s =
 	    sessions_find(c->sessions, session_key(c), c->now);
-	int64_t count, limit = check_setting(c, SETTING_MAX_RECIPIENTS,
-			   c->config->rcpt.max_recipients);
 	uint32_t theirs = s != NULL ? session_limit(s, message_key(c)) : 0;
+	int64_t count, limit = c->config->rcpt.max_recipients;
 
 	if (theirs > limit)
 		limit = theirs;
+	limit = check_setting(c, SETTING_MAX_RECIPIENTS, limit);
 	if (number_parse(check_value(c, ATTR_recipient_count), &count) == 0 &&
 	    count > limit)
 		return check_reply(c, REPLY_too_many_recipients);

@@ -1,6 +1,7 @@
 #include "policy/check.h"
 
 #include "base/log.h"
+#include "mail/action.h"
 
 /*
  * Step 2, the rules, and step 5, the script that they or [rcpt] set.
@@ -97,18 +98,22 @@ set(struct check *c, const struct rule *rule)
 			sbuf_add(&b, str_of(rule->argument));
 	}
 	/* Step 1 comes before the rules: it holds from the next request. */
-	if (s == SETTING_ERRORS_TOTAL && c->session != NULL)
-		session_set_errors_total(c->session, rule->value);
+	if (s == SETTING_ERRORS_TOTAL)
+		check_set_errors_total(c, rule->value);
 	return STEP_NEXT;
 }
 
 static enum step
 answer(struct check *c, const struct rule *rule)
 {
-	return check_action(c,
-	    subject_expand(&c->subject, str_of(rule->argument), c->room->text,
-		sizeof(c->room->text)),
-	    "rule");
+	struct str text = str_of(rule->argument);
+
+	if (memchr(text.p, '{', text.n) != NULL)
+		text = action_complete(subject_expand(&c->subject, text,
+					   c->room->text,
+					   sizeof(c->room->text)),
+		    c->room->completed, sizeof(c->room->completed));
+	return check_action(c, text, "rule");
 }
 
 /* Only for a recipient that step 3 will take: no other makes a row. */

@@ -19,6 +19,7 @@ struct session {
 	struct session *chain;         /* others of the bucket */
 	struct session *newer, *older; /* by last use, within REORDER_S */
 	double moved;                  /* when it was put in front */
+	double ended;                  /* when it was told to go; 0: not yet */
 	struct set refused;
 	uint64_t last_refused;
 	int64_t errors_total; /* 0: the configured, else 1 more than set */
@@ -89,6 +90,7 @@ forget(struct session *s)
 {
 	set_clear(&s->refused);
 	s->last_refused = 0;
+	s->ended = 0;
 	s->errors_total = 0;
 	session_message(s, 0);
 }
@@ -116,7 +118,8 @@ sessions_find(struct sessions *all, uint64_t key, double now)
 		s = s->chain;
 	if (s == NULL)
 		return NULL;
-	if (now - s->used > SESSION_IDLE_S)
+	if (now - s->used > SESSION_IDLE_S ||
+	    (s->ended > 0 && now - s->ended > SESSION_ENDED_S))
 		forget(s);
 	s->used = now;
 	if (now - s->moved > REORDER_S) {
@@ -168,6 +171,13 @@ void
 session_set_errors_total(struct session *s, int64_t total)
 {
 	s->errors_total = total + 1;
+}
+
+void
+session_end(struct session *s, double now)
+{
+	if (s->ended == 0)
+		s->ended = now;
 }
 
 void

@@ -28,6 +28,12 @@ enum { SESSIONS_MAX = 16384 };
  */
 #define SESSION_IDLE_S 1200.0
 
+/*
+ * Postfix hangs up after a 421.  Who comes with the same address and port once
+ * this is over, longer than Postfix takes to ask again, is somebody else.
+ */
+#define SESSION_ENDED_S 60.0
+
 struct sessions *sessions_new(void);
 
 /* NULL is allowed. */
@@ -53,6 +59,9 @@ void session_refuse(struct session *s, uint64_t refusal);
 /* What a rule set errors_total to for this session; -1: nothing. */
 int64_t session_errors_total(const struct session *s);
 void session_set_errors_total(struct session *s, int64_t total);
+
+/* It was told to go, at this time or before. */
+void session_end(struct session *s, double now);
 
 /* Go on with this message; another one than before starts with nothing. */
 void session_message(struct session *s, uint64_t message);

@@ -833,10 +833,25 @@ search_long(const struct condition *c, struct str v)
 						       rc;
 }
 
+/*
+ * What a pattern is held against.  Postfix passes on the dot that may end the
+ * domain of an address, and which everything else takes no notice of.
+ */
+static struct str
+text_of(const struct condition *c, struct subject *s)
+{
+	struct str v = subject_value(s, c->attribute);
+
+	if (v.n > 1 && v.p[v.n - 1] == '.' && c->kind == KIND_MAIL &&
+	    v.p[v.n - 2] != '@' && memchr(v.p, '@', v.n) != NULL)
+		v.n--;
+	return v;
+}
+
 static bool
 matches(const struct condition *c, struct subject *s)
 {
-	struct str v = subject_value(s, c->attribute);
+	struct str v = text_of(c, s);
 	int rc;
 
 	if (c->regex == NULL)
@@ -872,7 +887,7 @@ holds(const struct condition *c, struct subject *s)
 	case OP_UNDER:
 		return is_under(c, s);
 	case OP_LIKE:
-		return glob_match(c->value, subject_value(s, c->attribute));
+		return glob_match(c->value, text_of(c, s));
 	case OP_MATCHES:
 		return matches(c, s);
 	}

@@ -227,20 +227,6 @@ get_domain(const struct directory *d, struct str name, struct domain_row *row)
 	return true;
 }
 
-/* The target's row, where the name is an alias of an enabled domain. */
-static bool
-get_domain_alias(const struct directory *d, struct str name,
-    struct domain_alias_row *alias, struct domain_row *target)
-{
-	struct str value;
-
-	if (!strtab_get(d->table[DIRECTORY_DOMAIN_ALIAS], name, &value))
-		return false;
-	memcpy(alias, value.p, sizeof(*alias));
-	return get_domain(d, str_from(value, sizeof(*alias)), target) &&
-	    target->enabled;
-}
-
 static bool
 get_parent(const struct directory *d, struct str name, struct domain_row *row)
 {
@@ -256,6 +242,22 @@ get_parent(const struct directory *d, struct str name, struct domain_row *row)
 			return true;
 	}
 	return false;
+}
+
+/* The target's row, where the name is an alias of a domain that is local. */
+static bool
+get_domain_alias(const struct directory *d, struct str name,
+    struct domain_alias_row *alias, struct domain_row *target)
+{
+	struct str value;
+
+	if (!strtab_get(d->table[DIRECTORY_DOMAIN_ALIAS], name, &value))
+		return false;
+	memcpy(alias, value.p, sizeof(*alias));
+	name = str_from(value, sizeof(*alias));
+	if (get_domain(d, name, target))
+		return target->enabled;
+	return get_parent(d, name, target);
 }
 
 static void
@@ -449,6 +451,7 @@ directory_expand(const struct directory *d, const struct domain *domain,
     struct str local, struct str delimiters, struct str address, int64_t now,
     struct sbuf *out)
 {
+	static const struct str more = STR_INIT(" ...");
 	enum directory_table table;
 	struct address unused;
 	struct str value;
@@ -466,6 +469,10 @@ directory_expand(const struct directory *d, const struct domain *domain,
 
 		if (!is_alive(flags, expires_at, now))
 			continue;
+		if (out->n + 1 + to.n + more.n >= out->cap) {
+			sbuf_add(out, more);
+			return;
+		}
 		if (out->n > 0)
 			sbuf_addc(out, ' ');
 		sbuf_add(out, to);

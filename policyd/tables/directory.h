@@ -77,7 +77,8 @@ enum address_state directory_address(const struct directory *d,
 
 /*
  * Write where mail for the address goes, blanks between: an alias'
- * destinations, or `address` itself where it is no alias.
+ * destinations, or `address` itself where it is no alias.  Where there is no
+ * room for all of them, some whole ones and " ...".
  */
 void directory_expand(const struct directory *d, const struct domain *domain,
     struct str local, struct str delimiters, struct str address, int64_t now,

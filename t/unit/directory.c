@@ -119,6 +119,10 @@ expansion(const struct directory *d)
 	directory_expand(d, &domain, STR("bob"), STR("+"), STR("bob@x"), NOW,
 	    &b);
 	is_str(buf, "bob@x", "a mailbox is its own");
+	b = sbuf_over(buf, 9);
+	directory_expand(d, &domain, STR("list"), STR("+"), STR("list@x"), NOW,
+	    &b);
+	is_str(buf, "a@x ...", "whole destinations, where there is no more room");
 }
 
 static void

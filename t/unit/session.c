@@ -39,6 +39,17 @@ main(void)
 	is_long(session_accepted(s), 0, "another begins anew");
 	is_long(session_errors(s, 99), 2, "but errors are the session's");
 
+	session_end(s, 100);
+	session_end(s, 100 + SESSION_ENDED_S);
+	s = sessions_get(all, 1, 100 + SESSION_ENDED_S);
+	is_long(session_errors(s, 99), 2, "told to go, it may ask again");
+	s = sessions_get(all, 1, 101 + SESSION_ENDED_S);
+	is_long(session_errors(s, 99), 0, "later it is another on its port");
+	session_refuse(s, 10);
+	session_refuse(s, 11);
+	s = sessions_get(all, 1, 102 + 2 * SESSION_ENDED_S);
+	is_long(session_errors(s, 99), 2, "which has not been told to go");
+
 	s = sessions_get(all, 1, 1 + SESSION_IDLE_S);
 	is_long(session_errors(s, 99), 2, "remembered while it may be alive");
 	s = sessions_get(all, 1, 2 + 2 * SESSION_IDLE_S);
