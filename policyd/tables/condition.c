@@ -45,6 +45,9 @@ enum {
 };
 static const double REGEX_MAX_S = 0.02;
 
+/* Of all rules together, for one request: those after it match nothing. */
+static const double REGEX_ALL_MAX_S = 0.06;
+
 /* A condition taken apart: slices of its text. */
 struct parsed {
 	bool negated;
@@ -802,9 +805,11 @@ search_part(const struct condition *c, struct str v, size_t from, size_t to)
 }
 
 static int
-search_long(const struct condition *c, struct str v)
+search_long(const struct condition *c, struct subject *s, struct str v)
 {
-	double end = cpu_seconds() + REGEX_MAX_S;
+	double began = cpu_seconds(), now;
+	double left = REGEX_ALL_MAX_S - s->regex_s;
+	double end = began + (left < REGEX_MAX_S ? left : REGEX_MAX_S);
 	size_t from = 0, to, places = 1;
 	size_t limit = v.n <= REGEX_LIMIT_BYTES ?
 	    REGEX_MATCH_LIMIT :
@@ -812,6 +817,8 @@ search_long(const struct condition *c, struct str v)
 	bool again;
 	int rc;
 
+	if (left <= 0)
+		return PCRE2_ERROR_MATCHLIMIT;
 	do {
 		to = from + places;
 		/* A search does not begin within a character. */
@@ -826,8 +833,10 @@ search_long(const struct condition *c, struct str v)
 		places = again ? 1 :
 		    places < REGEX_PLACES ? places * 2 :
 					    REGEX_PLACES;
+		now = cpu_seconds();
 	} while ((again || (rc == PCRE2_ERROR_NOMATCH && to < v.n)) &&
-	    cpu_seconds() < end);
+	    now < end);
+	s->regex_s += now - began;
 	pcre2_set_match_limit(match_context, REGEX_MATCH_LIMIT);
 	return rc == PCRE2_ERROR_NOMATCH && to < v.n ? PCRE2_ERROR_MATCHLIMIT :
 						       rc;
@@ -857,7 +866,7 @@ matches(const struct condition *c, struct subject *s)
 	if (c->regex == NULL)
 		return false;
 	rc = v.n <= REGEX_SHORT_BYTES ? search_part(c, v, 0, v.n) :
-					search_long(c, v);
+					search_long(c, s, v);
 	if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
 		s->regex_failed = true;
 	return rc >= 0;

@@ -55,6 +55,7 @@ struct subject {
 	bool is_address;     /* and is one */
 	struct cidr address;
 	bool regex_failed;   /* an expression hit its bound: told by rule.c */
+	double regex_s;      /* of the processor, spent on long values */
 };
 
 /* The value; empty where there is none. */

@@ -232,6 +232,31 @@ long_searches(struct lists *lists, struct request r)
 	}
 }
 
+/* Nor do a hundred rules that are dear for the same value. */
+static void
+many_searches(struct lists *lists, struct request r)
+{
+	static const char text[] = "helo_name matches (?:(?![^z]*+z)x)+[yq]";
+	struct condition *c = condition_new(str_of(text), lists);
+	struct subject s = {.request = &r, .derive = derive};
+	static char value[16384];
+	clock_t began;
+	bool held = false;
+
+	memset(value, 'd', sizeof(value));
+	for (size_t i = sizeof(value) / 2; i < sizeof(value); i++)
+		value[i] = i % 601 != 0 ? 'x' : 'e';
+	r.value[ATTR_helo_name] = (struct str){value, sizeof(value)};
+	began = clock();
+	for (int i = 0; i < 100; i++)
+		held |= condition_holds(c, &s);
+	ok(!held && clock() - began < CLOCKS_PER_SEC / 2,
+	    "all given up after %ld ms",
+	    (long)((clock() - began) / (CLOCKS_PER_SEC / 1000)));
+	ok(s.regex_failed, "which is told");
+	condition_free(c);
+}
+
 int
 main(void)
 {
@@ -252,6 +277,7 @@ main(void)
 		one(cases[i].text, cases[i].want, lists, &r);
 	long_values(lists, r);
 	long_searches(lists, r);
+	many_searches(lists, r);
 	lists_free(lists);
 	return tap_done();
 }
