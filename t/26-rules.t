@@ -539,6 +539,38 @@ is($d->ask(size => 11, sender => 'a@x', helo_name => 'x'),
 		for 0 .. $#texts;
 }
 
+# Whatever Postfix puts before a text, its whole reply is no longer than 510.
+{
+	my $odd   = '"\\' x 40;    # it writes each of these twice
+	my @cases = (
+		[ 'an ETRN domain', 'Etrn command', 'e' x 200,
+			etrn_domain => 'e' x 200, protocol_state => 'ETRN' ],
+		[ 'a sender', 'Sender address', 's' x 200 . '@x',
+			sender => 's' x 200 . '@x' ],
+		[ 'a sender that is quoted', 'Sender address',
+			'"' . $odd =~ s/(["\\])/\\$1/gr . '"@x',
+			sender => "$odd\@x" ],
+		[ 'a recipient that is quoted', 'Recipient address',
+			'"' . $odd =~ s/(["\\])/\\$1/gr . '"@example.com',
+			recipient => "$odd\@example.com" ],
+		[ 'a HELO name', 'Helo command', 'h' x 255,
+			helo_name => 'h' x 255 ],
+		[ 'a client', 'Client host', 'c' x 255 . '[192.0.2.10]',
+			client_name => 'c' x 255 ],
+	);
+	rules(rule('550 5.100.100 ' . 'x' x 380, [], state => 'ANY'));
+	for my $case (@cases) {
+		my ($name, $class, $shown, %ask) = @$case;
+		my $got  = $d->ask(%ask) // '';
+		my $text = $got =~ s/^550 5\.100\.100 (?=x)//r;
+		my $line = "550 5.100.100 <$shown>: $class rejected: $text";
+		isnt($text, $got, "a long text behind $name")
+			or diag $got;
+		cmp_ok(length $line, '<=', 510, 'fits into a reply of Postfix');
+		cmp_ok(length $line, '>=', 480, 'of which nothing is left unused');
+	}
+}
+
 # ---- dangerous texts ----
 
 sub refused {

@@ -399,15 +399,16 @@ fill_in(struct sbuf *b, struct str text, const struct action_placeholder *with,
 }
 
 /*
- * "554 5.7.1 <SUBJECT>: Recipient address rejected: TEXT": the longest thing
- * that Postfix writes before our text is 43 bytes and the subject.  An address
- * may be so long that nothing is left (Postfix takes 2 kB): then some text has
- * to stand all the same, since a code without text is worse.
+ * "554 5.100.100 <"LOCAL"@DOMAIN>: Recipient address rejected: TEXT": the
+ * longest thing that Postfix writes before our text is 48 bytes and the
+ * subject.  An address may be so long that nothing is left (Postfix takes
+ * 2 kB): then some text has to stand all the same, since a code without text
+ * is worse.
  */
 static size_t
 text_room(size_t subject_len)
 {
-	enum { PREFIX = 43, LEAST = 24 };
+	enum { PREFIX = 48, LEAST = 24 };
 	size_t used = PREFIX + subject_len;
 
 	if (used + LEAST > SMTP_REPLY_MAX_BYTES)

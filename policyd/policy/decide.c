@@ -130,25 +130,34 @@ makes_sense(struct policy *p, const struct request *r,
 	return true;
 }
 
+/* Postfix quotes addresses, and then doubles each '"' and '\' in them. */
+static size_t
+quoted_len(struct str address)
+{
+	size_t n = address.n;
+
+	for (size_t i = 0; i < address.n; i++)
+		n += address.p[i] == '"' || address.p[i] == '\\';
+	return n;
+}
+
 /*
  * The longest that Postfix may put before our text: the recipient, or with the
- * service in another restriction list the sender, the HELO name or the client.
- * It quotes addresses, which can double a '"' or '\'.
+ * service in another restriction list the sender, the HELO name, the client or
+ * what ETRN is for.
  */
 static size_t
 subject_len(const struct request *r)
 {
-	struct str recipient = r->value[ATTR_recipient];
-	size_t lens[] = {
-	    recipient.n,
-	    r->value[ATTR_sender].n,
+	const size_t lens[] = {
+	    quoted_len(r->value[ATTR_recipient]),
+	    quoted_len(r->value[ATTR_sender]),
 	    r->value[ATTR_helo_name].n,
 	    r->value[ATTR_client_name].n + r->value[ATTR_client_address].n + 2,
+	    r->value[ATTR_etrn_domain].n,
 	};
 	size_t most = 0;
 
-	for (size_t i = 0; i < recipient.n; i++)
-		lens[0] += recipient.p[i] == '"' || recipient.p[i] == '\\';
 	for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); i++)
 		if (lens[i] > most)
 			most = lens[i];
