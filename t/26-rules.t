@@ -1003,6 +1003,13 @@ for my $size (0, 1) {
 	my ($status, $said) = $d->run('-t');
 	is($status, 1, 'policyd -t fails');
 	like($said, qr/\brule\W+$id\b/, 'and names the rule') or diag $said;
+	$mark = $d->log_mark;
+	($id) = rules(rule('550 5.9.9 odd', ['helo_name matches \ymail\y'],
+		enabled => 'false'));
+	unlike($d->log_since($mark), qr/\brule=$id\b/,
+		'one that is not enabled is not in the log');
+	($status, $said) = $d->run('-t');
+	is($status, 0, 'nor does policyd -t fail for it') or diag $said;
 	rules();
 	($status, $said) = $d->run('-t');
 	is($status, 0, 'policyd -t is content without it') or diag $said;

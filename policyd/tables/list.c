@@ -119,16 +119,25 @@ lists_abandon(struct lists *l)
 	l->copied = NULL;
 }
 
+/* The number of a list that there is, else 0. */
+static uint32_t
+id_of(const struct lists *l, struct str name)
+{
+	struct str value;
+	uint32_t id = 0;
+
+	if (strtab_get(l->names, name, &value))
+		memcpy(&id, value.p, sizeof(id));
+	return id;
+}
+
 uint32_t
 lists_id(struct lists *l, struct str name)
 {
-	struct str value;
-	uint32_t id;
+	uint32_t id = id_of(l, name);
 
-	if (strtab_get(l->names, name, &value)) {
-		memcpy(&id, value.p, sizeof(id));
+	if (id != 0)
 		return id;
-	}
 	id = (uint32_t)strtab_count(l->names) + 1;
 	strtab_set(l->names, name,
 	    (struct str){(const char *)&id, sizeof(id)});
@@ -499,10 +508,11 @@ lists_put(struct lists *l, struct str list, struct str value)
 void
 lists_forget(struct lists *l, struct str list, struct str value)
 {
-	uint32_t id = lists_id(l, list);
+	/* Whoever may notify names lists that there are not. */
+	uint32_t id = id_of(l, list);
 	struct key key;
 
-	if (key_as(kind_of(value), id, value, &key) &&
+	if (id != 0 && key_as(kind_of(value), id, value, &key) &&
 	    strtab_delete(l->now.table, (struct str){key.bytes, key.n}))
 		l->now.list[id].entries--;
 }

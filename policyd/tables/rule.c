@@ -380,7 +380,8 @@ rules_put(struct rules *r, const struct rule_row *row, const char **why)
 		rule_free(rule);
 		return false;
 	}
-	log_regex_errors(rule);
+	if (rule->enabled)
+		log_regex_errors(rule);
 	if (is_at(t, i, row->id)) {
 		rule->hits = t->by_id[i]->hits;
 		rule_free(t->by_id[i]);
@@ -865,11 +866,27 @@ rules_begin(struct rules *r)
 	r->filling = true;
 }
 
+/* What was counted for the rules of the one is told of those of the other. */
+static void
+take_hits(struct table *to, const struct table *from)
+{
+	for (size_t i = 0, j = 0; i < to->count && j < from->count;) {
+		struct rule *rule = to->by_id[i];
+		const struct rule *before = from->by_id[j];
+
+		if (rule->id == before->id)
+			rule->hits = before->hits;
+		i += rule->id <= before->id;
+		j += rule->id >= before->id;
+	}
+}
+
 void
 rules_swap(struct rules *r)
 {
 	if (!r->filling)
 		return;
+	take_hits(&r->next, &r->table);
 	table_free(&r->table);
 	r->table = r->next;
 	r->next = (struct table){0};

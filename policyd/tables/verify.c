@@ -189,7 +189,7 @@ verify_greylist(struct verify *v)
 static void
 report_rule(struct verify *v, const struct rule *rule)
 {
-	for (size_t i = 0; i < rule->count; i++) {
+	for (size_t i = 0; rule->enabled && i < rule->count; i++) {
 		const struct condition *c = rule->conditions[i];
 		const char *error = condition_regex_error(c);
 		char why[400];

@@ -161,7 +161,7 @@ many_lives(void)
 {
 	struct lists *l = lists_new(), *m = lists_new();
 	uint32_t mail = lists_id(l, STR("mail")), net;
-	size_t count;
+	size_t count, names;
 
 	lists_begin(l);
 	fill(l);
@@ -185,6 +185,11 @@ many_lives(void)
 	is_long(lists_count(l), count, "put and forgotten, letter case aside");
 	lists_put(l, STR("mail"), STR("BOB@example.com"));
 	is_long(lists_count(l), count, "an entry counts once");
+	names = strtab_count(lists_part(l, 1));
+	lists_forget(l, STR("nobody's"), STR("x@example.com"));
+	lists_forget(l, STR("nobody's"), STR(""));
+	is_long((long)strtab_count(lists_part(l, 1)), (long)names,
+	    "what is forgotten makes no list");
 
 	/* Other numbers, and entries that the copy does not have. */
 	net = lists_id(m, STR("net"));

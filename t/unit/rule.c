@@ -258,6 +258,66 @@ against_brute_force(void)
 	lists_free(lists);
 }
 
+/* ---- what was counted ---- */
+
+static struct rule *
+rule_of(const struct rules *r, int64_t id)
+{
+	struct subject s = {.request = &request, .derive = derive};
+	struct rule_walk walk;
+	struct rule *rule;
+
+	rules_walk(r, RULE_STATE_RCPT, &s, &walk);
+	while ((rule = rules_next(&walk)) != NULL && rule->id != id)
+		;
+	return rule;
+}
+
+static void
+put_some(struct rules *r, const int64_t *ids, size_t n)
+{
+	const char *why;
+
+	for (size_t i = 0; i < n; i++) {
+		struct rule_row row = {.id = ids[i], .enabled = true,
+		    .action = STR("DUNNO")};
+
+		rules_put(r, &row, &why);
+	}
+	rules_ready(r);
+}
+
+static void
+hits(void)
+{
+	static const int64_t old[] = {1, 3, 5, 7}, new[] = {2, 3, 4, 7, 8};
+	static const uint64_t want[] = {0, 103, 0, 107, 0};
+	struct lists *lists = lists_new();
+	struct rules *r = rules_new(lists);
+	struct rule *rule;
+
+	put_some(r, old, 4);
+	for (size_t i = 0; i < 4; i++) {
+		rule = rule_of(r, old[i]);
+		if (rule != NULL)
+			rule->hits = 100 + (uint64_t)old[i];
+	}
+	put_some(r, old, 1);
+	rule = rule_of(r, 1);
+	is_long(rule != NULL ? (long)rule->hits : -1, 101,
+	    "a rule that is read again keeps its hits");
+	rules_begin(r);
+	put_some(r, new, 5);
+	rules_swap(r);
+	for (size_t i = 0; i < 5; i++) {
+		rule = rule_of(r, new[i]);
+		is_long(rule != NULL ? (long)rule->hits : -1, (long)want[i],
+		    "hits when all are read again");
+	}
+	rules_free(r);
+	lists_free(lists);
+}
+
 int
 main(void)
 {
@@ -265,5 +325,6 @@ main(void)
 	srand48(2);
 	action_texts();
 	against_brute_force();
+	hits();
 	return tap_done();
 }
