@@ -13,7 +13,7 @@ use lib "$FindBin::Bin/lib";
 use File::Temp;
 use JSON::PP;
 use PgCluster;
-use PolicydTest qw(block install_schema policyctl_path spew);
+use PolicydTest qw(block install_schema policyctl_path slurp spew);
 use Test::More;
 
 my $pg  = PgCluster->new;
@@ -65,8 +65,87 @@ like($text, qr/^answer +action=DEFER_IF_PERMIT 4\.2\.0 /m, 'and answers');
 is($db->selectrow_array('SELECT count(*) FROM policyd.greylist'), 0,
 	'of which no row is left');
 
-is(system("echo nonsense | '@{[policyctl_path()]}' -c $ini explain 2>$dir/err") >> 8,
-	1, 'what is no request');
+# ---- greylisting ----
+
+# Both names of a client may be spared: that is no more than one of them.
+$db->do(q{INSERT INTO policyd.client (client, allowed_at) VALUES
+    ('example.net', now()), ('192.0.2.0/24', now())});
+($text) = told(recipient => 'bob@example.com');
+like($text, qr/^greylist .* bob\@example\.com +its client is not greylisted$/m,
+	'a client that is allowed by name and by network');
+
+# ---- what it ends with ----
+
+# With this on standard input, or in this file: (status, output, complaints).
+sub ended {
+	my ($input, @more) = @_;
+	my $in = spew("$dir/input", $input);
+	my $out = qx('@{[policyctl_path()]}' -c $ini @more <$in 2>$dir/err);
+	return ($? >> 8, $out, slurp("$dir/err"));
+}
+
+my $good = block(recipient => 'bob@example.com');
+{
+	my ($status, $out, $err) = ended($good, 'explain');
+	is($status, 0, 'a request that is judged');
+	is($err, '', 'says nothing else');
+	($status) = ended("\n\n" . $good =~ s/\n\n\z//r, 'explain');
+	is($status, 0, 'empty lines before it, and none behind');
+
+	$db->do('REVOKE INSERT ON policyd.greylist FROM policyd');
+	$db->do(q{DELETE FROM policyd.client});
+	my $as = spew("$dir/as.ini", sprintf qq{[database]\nconninfo = "%s"\n},
+		$pg->conninfo(user => 'policyd'));
+	($status, $out, $err) = ended($good, '-c', $as, 'explain');
+	is($status, 1, 'greylisting that cannot be asked');
+	like($out, qr/^greylist .*cannot be asked/m, 'is told');
+	like($err, qr/permission denied/, 'with the reason');
+	$db->do('GRANT INSERT ON policyd.greylist TO policyd');
+}
+for (
+	[ 'nonsense',                     qr/no request: / ],
+	[ '',                             qr/no request: it is empty/ ],
+	[ "\n\n",                         qr/no request: it is empty/ ],
+	[ $good . $good,                  qr/no request: there are several/ ],
+	[ "$good\n$good",                 qr/no request: there are several/ ],
+	[ 'a=' . 'b' x 70_000,            qr/no request: .*too long/ ],
+	[ "a=b\n" x 20_000,               qr/no request: .*too (?:long|many)/ ],
+) {
+	my ($input, $want) = @$_;
+	my ($status, $out, $err) = ended($input, 'explain');
+	my $name = substr($input =~ s/\n/\\n/gr, 0, 20);
+	is($status, 1, "no one request: $name");
+	like($err, $want, 'says why');
+	is($out, '', 'and no more');
+}
+for (
+	[ 'request',        'no policy request: $' ],
+	[ 'protocol_state', 'an attribute is missing: protocol_state$' ],
+	[ 'sender',         'an attribute is missing: sender$' ],
+) {
+	my ($lacks, $why) = @$_;
+	my $input = $good =~ s/^\Q$lacks\E=.*\n//mr;
+	my ($status, $out, $err) = ended($input, 'explain');
+	is($status, 1, "a request without $lacks");
+	is($out, "answer  action=DUNNO\n", 'is let pass');
+	like($err, qr/$why/m, 'and that is said');
+	($status, $out, $err) = ended($input, '--json', 'explain');
+	is($status, 1, 'for programs too');
+	my $got = decode_json($out);
+	is($got->{answer}, 'action=DUNNO', 'the answer');
+	is_deeply([ map { $_->{which} } @{ $got->{steps} } ],
+		[ $lacks eq 'request' ? '' : $lacks ], 'and why');
+}
+{
+	my ($status, $out, $err) = ended('', 'explain', $dir);
+	is($status, 1, 'a folder');
+	like($err, qr/\Q$dir\E: Is a directory/, 'is no file');
+	is($out, '', 'and nothing else is said');
+	($status, $out, $err) = ended('', 'explain', "$dir/none");
+	is($status, 1, 'a file that there is not');
+	like($err, qr/none: No such file/, 'says so');
+}
+
 is(system("'@{[policyctl_path()]}' -c $ini explain a b 2>$dir/err") >> 8, 2,
 	'too many arguments');
 is($db->selectrow_array('SELECT count(*) FROM policyd.rule'), 4,

@@ -23,6 +23,7 @@
 struct telling {
 	bool json;
 	bool first; /* json: no comma yet */
+	bool failed; /* complained of: it is not as the daemon would answer */
 	struct ctl *ctl;
 	const struct config *config;
 };
@@ -126,7 +127,8 @@ try_greylist(struct telling *t, const struct sighting *s,
 	}
 	if (ctl_script(t->ctl, "BEGIN")) {
 		result = ctl_query(t->ctl, sql, 8, params);
-		if (result != NULL && PQntuples(result) == 1) {
+		/* A row for each of client and network, if these are exempt. */
+		if (result != NULL && PQntuples(result) > 0) {
 			out->word =
 			    words[strtol(PQgetvalue(result, 0, 0), NULL, 10)];
 			out->seconds =
@@ -151,9 +153,10 @@ tell_greylist(void *arg, const struct sighting *s, struct greylist_answer *out)
 	    [GREYLIST_CLIENT] = "its client is not greylisted",
 	};
 	struct telling *t = arg;
-	const char *what = try_greylist(t, s, out) ? words[out->word] :
-						     "cannot be asked";
+	bool asked = try_greylist(t, s, out);
+	const char *what = asked ? words[out->word] : "cannot be asked";
 
+	t->failed = t->failed || !asked;
 	if (t->json) {
 		begin_step(t, "greylist");
 		print_string(str_of(what));
@@ -190,38 +193,117 @@ tell_stage(void *arg, const char *name, enum step step)
 	printf("stage %s  %s\n", name, what);
 }
 
-/* The whole of a file or of standard input; NULL, complained of. */
-static char *
-read_block(const char *path, size_t *n)
+static void
+tell_odd(void *arg, const char *what, struct str which)
 {
-	FILE *f = path == NULL || strcmp(path, "-") == 0 ? stdin :
-							   fopen(path, "re");
-	char *buf;
+	struct telling *t = arg;
 
-	if (f == NULL) {
-		ctl_complain(NULL, "%s: %s", path, strerror(errno));
-		return NULL;
+	t->failed = true;
+	if (t->json) {
+		begin_step(t, "no_question");
+		print_string(str_of(what));
+		printf(",\"which\":");
+		print_string(which);
+		putchar('}');
 	}
-	buf = mem_zalloc(REQUEST_MAX_BYTES + 2);
-	*n = fread(buf, 1, REQUEST_MAX_BYTES, f);
-	if (f != stdin)
+	ctl_complain("Postfix sends request=smtpd_access_policy, protocol_state"
+		     " and what that state needs: at RCPT client_address, "
+		     "sender and recipient.",
+	    "policyd logs this and lets it pass: %s: %.*s", what, (int)which.n,
+	    which.p);
+}
+
+/* All of it, up to a bound; NULL, complained of. */
+static char *
+read_file(const char *path, size_t *n)
+{
+	bool is_stdin = path == NULL || strcmp(path, "-") == 0;
+	FILE *f = is_stdin ? stdin : fopen(path, "re");
+	char *buf = NULL;
+
+	if (f != NULL) {
+		buf = mem_zalloc(REQUEST_MAX_BYTES + 3);
+		*n = fread(buf, 1, REQUEST_MAX_BYTES + 1, f);
+	}
+	if (f == NULL || ferror(f)) {
+		ctl_complain(NULL, "%s: %s",
+		    is_stdin ? "standard input" : path, strerror(errno));
+		free(buf);
+		buf = NULL;
+	}
+	if (f != NULL && f != stdin)
 		fclose(f);
-	/* A block typed by hand may lack its empty line. */
-	while (*n > 0 && buf[*n - 1] == '\n')
-		--*n;
-	buf[(*n)++] = '\n';
-	buf[(*n)++] = '\n';
 	return buf;
 }
 
+/* A block typed by hand may have empty lines before it, and lack its own. */
+static size_t
+frame(char *buf, size_t n)
+{
+	size_t start = 0;
+
+	while (start < n && buf[start] == '\n')
+		start++;
+	while (n > start && buf[n - 1] == '\n')
+		n--;
+	memmove(buf, buf + start, n - start);
+	memcpy(buf + (n - start), "\n\n", 2);
+	return n - start + 2;
+}
+
+/* The one request in a file; false, complained of. */
+static bool
+read_request(const char *path, char **buf, struct request *request)
+{
+	size_t n = 0, scanned = 0, used = 0;
+	const char *why = NULL;
+
+	*buf = read_file(path, &n);
+	if (*buf == NULL)
+		return false;
+	n = frame(*buf, n);
+	if (n == 2)
+		why = "it is empty";
+	else if (request_parse(request, *buf, n, &scanned, &used, &why) ==
+		REQUEST_DONE &&
+	    used < n)
+		why = "there are several, explain them one by one";
+	if (why != NULL)
+		ctl_complain("A request is a block of lines, attribute=value.",
+		    "this is no request: %s", why);
+	return why == NULL;
+}
+
 static void
+print_answer(const struct telling *t, struct answer *a)
+{
+	if (a->n > 2)
+		a->n -= 2; /* its two newlines */
+	if (t->json) {
+		printf("],\n \"answer\":");
+		if (a->n > 0)
+			print_string((struct str){a->wire, a->n});
+		else
+			printf("null");
+		printf(",\"held_s\":%.3f}\n", a->hold_s);
+		return;
+	}
+	if (a->n == 0)
+		printf("answer  none: the connection is closed\n");
+	else
+		printf("answer  %.*s\n", (int)a->n, a->wire);
+	if (a->hold_s > 0)
+		printf("        held back for %.3f s\n", a->hold_s);
+}
+
+static enum ctl_status
 judge(struct ctl *ctl, const struct config *config, struct tables *tables,
     const struct request *request)
 {
 	struct telling t = {.json = ctl->json, .first = true, .ctl = ctl,
 	    .config = config};
 	const struct check_trace trace = {tell_rule, tell_script,
-	    tell_greylist, tell_stage, &t};
+	    tell_greylist, tell_stage, tell_odd, &t};
 	struct policy *p = policy_new(NULL, config, tables);
 	struct answer a;
 
@@ -229,23 +311,8 @@ judge(struct ctl *ctl, const struct config *config, struct tables *tables,
 		printf("{\"steps\":[\n  ");
 	decide_traced(p, request, (double)time(NULL), &trace, &a);
 	policy_free(p);
-	if (a.n > 2)
-		a.n -= 2; /* its two newlines */
-	if (ctl->json) {
-		printf("],\n \"answer\":");
-		if (a.n > 0)
-			print_string((struct str){a.wire, a.n});
-		else
-			printf("null");
-		printf(",\"held_s\":%.3f}\n", a.hold_s);
-		return;
-	}
-	if (a.n == 0)
-		printf("answer  none: the connection is closed\n");
-	else
-		printf("answer  %.*s\n", (int)a.n, a.wire);
-	if (a.hold_s > 0)
-		printf("        held back for %.3f s\n", a.hold_s);
+	print_answer(&t, &a);
+	return t.failed ? CTL_NO : CTL_YES;
 }
 
 static enum ctl_status
@@ -265,8 +332,7 @@ judge_from_database(struct ctl *ctl, const struct config *config,
 	if (why != NULL) {
 		ctl_complain(NULL, "%.*s: %s", (int)table.n, table.p, why);
 	} else {
-		judge(ctl, config, &tables, request);
-		status = CTL_YES;
+		status = judge(ctl, config, &tables, request);
 	}
 	tables_fini(&tables);
 	host_done();
@@ -277,27 +343,17 @@ enum ctl_status
 explain(struct ctl *ctl, const struct table *table,
     const struct values *values)
 {
-	size_t n = 0, scanned = 0, used;
-	char *block = read_block(values->of[0], &n);
 	enum ctl_status status = CTL_NO;
+	struct config *config = NULL;
 	struct request request;
-	struct config *config;
-	const char *why;
+	char *buf;
 
 	(void)table;
-	if (block == NULL)
-		return CTL_NO;
-	if (request_parse(&request, block, n, &scanned, &used, &why) !=
-	    REQUEST_DONE) {
-		ctl_complain("A request is a block of lines, attribute=value.",
-		    "this is no request: %s", why != NULL ? why : "incomplete");
-		free(block);
-		return CTL_NO;
-	}
-	config = ctl_config(ctl);
+	if (read_request(values->of[0], &buf, &request))
+		config = ctl_config(ctl);
 	if (config != NULL)
 		status = judge_from_database(ctl, config, &request);
 	config_free(config);
-	free(block);
+	free(buf);
 	return status;
 }

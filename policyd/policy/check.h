@@ -52,6 +52,8 @@ struct check_trace {
 	void (*greylist)(void *arg, const struct sighting *s,
 	    struct greylist_answer *out);
 	void (*stage)(void *arg, const char *name, enum step step);
+	/* It is no question: the one thing told then. */
+	void (*odd)(void *arg, const char *what, struct str which);
 	void *arg;
 };
 

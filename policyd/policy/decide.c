@@ -110,23 +110,36 @@ log_odd(struct policy *p, const struct request *r, double now, const char *what,
 	log_end(&e);
 }
 
-static bool
-makes_sense(struct policy *p, const struct request *r,
-    const struct state *state, double now)
+/* Why it makes no sense, and what is wrong with it; NULL: it does. */
+static const char *
+odd(const struct request *r, const struct state *state, struct str *which)
 {
-	enum attribute lacks;
+	enum attribute lacks = missing(r, state);
 
-	if (!str_eq(r->value[ATTR_request], STR("smtpd_access_policy"))) {
-		log_odd(p, r, now, "no policy request",
-		    r->value[ATTR_request]);
+	*which = r->value[ATTR_request];
+	if (!str_eq(*which, STR("smtpd_access_policy")))
+		return "no policy request";
+	if (lacks == ATTRIBUTES)
+		return NULL;
+	*which = attribute_name(lacks);
+	return "an attribute is missing";
+}
+
+/* The answer to what makes no sense; true: it is given. */
+static bool
+answer_odd(struct waiting *w)
+{
+	struct check *c = &w->check;
+	struct str which;
+	const char *what = odd(c->request, w->state, &which);
+
+	if (what == NULL)
 		return false;
-	}
-	lacks = missing(r, state);
-	if (lacks != ATTRIBUTES) {
-		log_odd(p, r, now, "an attribute is missing",
-		    attribute_name(lacks));
-		return false;
-	}
+	if (c->trace != NULL)
+		c->trace->odd(c->trace->arg, what, which);
+	else
+		log_odd(c->policy, c->request, c->now, what, which);
+	check_action(c, STR("DUNNO"), "no_question");
 	return true;
 }
 
@@ -380,9 +393,7 @@ decide(struct policy *p, const struct request *request, double now,
 	struct waiting *w = take(p);
 
 	begin(w, p, request, now);
-	if (!makes_sense(p, request, w->state, now)) {
-		check_action(&w->check, STR("DUNNO"), "no_question");
-	} else if (!run(w)) {
+	if (!answer_odd(w) && !run(w)) {
 		/* The caller's struct may go; what it borrows from stays. */
 		w->request = *request;
 		w->check.request = w->check.subject.request = &w->request;
@@ -403,9 +414,7 @@ decide_traced(struct policy *p, const struct request *request, double now,
 
 	begin(w, p, request, now);
 	w->check.trace = trace;
-	if (!makes_sense(p, request, w->state, now))
-		check_action(&w->check, STR("DUNNO"), "no_question");
-	else
+	if (!answer_odd(w))
 		run(w);
 	finish(w, out);
 	give_back(p, w);
