@@ -9,10 +9,11 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use File::Temp ();
 use Test::More;
 use Time::HiRes qw(time);
 
-use PolicydTest qw(block site slurp soon spew wait_for);
+use PolicydTest qw(block free_port site slurp soon spew wait_for);
 
 my $pg = site(<<'SQL');
 INSERT INTO policyd.domain (name, recipients) VALUES ('example.com', 'listed');
@@ -94,6 +95,40 @@ SKIP: {
 	my $began = time;
 	is($d->ask(recipient => 'bob@example.com'), 'DUNNO', 'one more');
 	cmp_ok(time - $began, '<', 0.1, 'at once');
+	is($d->stop, 0, 'exit status');
+}
+
+# ---- listeners on the network ----
+
+# A name of which this machine has one address only, in a hosts file of its own.
+SKIP: {
+	my $dir   = File::Temp->newdir;
+	my $hosts = spew("$dir/hosts", join '', map { "$_ two.test\n" }
+		qw(127.0.0.1 192.0.2.55 127.0.0.1));
+	my $under = spew("$dir/under", <<"END");
+#!/bin/sh
+exec unshare -m sh -c 'mount --bind "\$0" /etc/hosts && exec "\$@"' $hosts "\$@"
+END
+	chmod 0755, $under;
+	skip 'no mount namespace', 4 if system("$under true 2>/dev/null") != 0;
+	my $port = free_port();
+	my $d    = PolicydTest->new(
+		conninfo => $pg->conninfo(user => 'policyd'),
+		ini => { policyd => { listen => "inet:two.test:$port" } }
+	);
+	my $binary = $d->{binary};
+	chmod 0755, $d->{binary} =
+		spew("$dir/policyd", "#!/bin/sh\nexec $under $binary \"\$@\"\n");
+	$d->spawn;
+	my $conn = wait_for { PolicydTest::Conn->new("inet:127.0.0.1:$port") };
+	ok($conn, 'a name with an address that is not here');
+	is($conn && $conn->ask(recipient => 'bob@example.com'), 'DUNNO', 'answers');
+	# A peer that vanishes is noticed: the kernel's timer 2 is keep-alive.
+	my @timers = map { (split)[5] =~ /^(\d+):/ } grep {
+		my @f = split;
+		$f[1] eq sprintf('0100007F:%04X', $port) && $f[3] eq '01'
+	} split /\n/, slurp('/proc/net/tcp');
+	is("@timers", '02', 'connections are kept alive');
 	is($d->stop, 0, 'exit status');
 }
 

@@ -97,6 +97,21 @@ out_of_descriptors(struct listeners *all, int error)
 	rearm(all);
 }
 
+/*
+ * A host that loses its power, or a firewall that forgets, says nothing: without
+ * keep-alive its connections count against max_clients for ever.  Gone after
+ * two minutes.
+ */
+static void
+set_up_inet(int fd)
+{
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){60}, sizeof(int));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){10}, sizeof(int));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){6}, sizeof(int));
+}
+
 static void
 on_connection(struct ev_loop *loop, ev_io *w, int events)
 {
@@ -119,8 +134,7 @@ on_connection(struct ev_loop *loop, ev_io *w, int events)
 			return;
 		}
 		if (!l->at.is_unix)
-			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1},
-			    sizeof(int));
+			set_up_inet(fd);
 		client_new(all->server, fd);
 	}
 	if (server_is_full(all->server))
@@ -201,7 +215,6 @@ open_inet_one(struct listeners *all, const struct endpoint *at,
 {
 	int fd = socket(ai->ai_family,
 	    SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	const char *why;
 
 	if (fd == -1)
 		return strerror(errno);
@@ -211,30 +224,57 @@ open_inet_one(struct listeners *all, const struct endpoint *at,
 		    sizeof(int));
 	if (bind(fd, ai->ai_addr, ai->ai_addrlen) == -1 ||
 	    listen(fd, BACKLOG) == -1) {
-		why = strerror(errno);
+		int error = errno;
+
 		close(fd);
-		return why;
+		errno = error;
+		return strerror(error);
 	}
 	warn_if_open(fd);
 	add(all, fd, at);
 	return NULL;
 }
 
+/* Does the list name this address before? */
+static bool
+is_repeated(const struct addrinfo *list, const struct addrinfo *ai)
+{
+	for (; list != ai; list = list->ai_next)
+		if (list->ai_addrlen == ai->ai_addrlen &&
+		    memcmp(list->ai_addr, ai->ai_addr, ai->ai_addrlen) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * A name may have addresses that this machine has not, such as that of
+ * localhost where there is no IPv6: one that it has will do.
+ */
 static const char *
 open_inet(struct listeners *all, const struct endpoint *at)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
 	    .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list;
-	int rc = getaddrinfo(at->host, at->port, &hints, &list);
-	const char *why = NULL;
+	int rc = getaddrinfo(at->host, at->port, &hints, &list), opened = 0;
+	const char *why = NULL, *lacking = NULL;
 
 	if (rc != 0)
 		return rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc);
 	for (const struct addrinfo *ai = list; ai != NULL && why == NULL;
-	     ai = ai->ai_next)
+	     ai = ai->ai_next) {
+		if (is_repeated(list, ai))
+			continue;
+		errno = 0;
 		why = open_inet_one(all, at, ai);
+		opened += why == NULL;
+		if (why != NULL &&
+		    (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT)) {
+			lacking = why;
+			why = NULL;
+		}
+	}
 	freeaddrinfo(list);
-	return why;
+	return why == NULL && opened == 0 ? lacking : why;
 }
 
 static bool
