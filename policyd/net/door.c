@@ -62,7 +62,7 @@ door_open(struct door *d, const char *path, mode_t mode, const char *group)
 
 	if (strlen(path) >= sizeof(sun.sun_path))
 		return "a socket's path has at most 107 bytes";
-	strcpy(sun.sun_path, path);
+	memcpy(sun.sun_path, path, strlen(path) + 1);
 	why = clear_path(&sun);
 	if (why != NULL)
 		return why;
@@ -87,7 +87,9 @@ door_open(struct door *d, const char *path, mode_t mode, const char *group)
 		close(fd);
 		return why;
 	}
-	*d = (struct door){fd, st.st_dev, st.st_ino};
+	d->fd = fd;
+	d->dev = st.st_dev;
+	d->ino = st.st_ino;
 	return NULL;
 }
 

@@ -178,7 +178,7 @@ is_loopback(const struct sockaddr_storage *sa)
 static void
 warn_if_open(int fd)
 {
-	struct sockaddr_storage sa;
+	struct sockaddr_storage sa = {0};
 	socklen_t n = sizeof(sa);
 	char host[NI_MAXHOST], port[NI_MAXSERV];
 	struct log_entry e;
