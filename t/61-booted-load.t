@@ -73,8 +73,8 @@ broken() { # broken SIGNAL: the daemon gets it; the next one answers
 	sleep "1.$((RANDOM % 5 + 5))"
 	soon quiet
 	pid=$(show MainPID)
-	echo "$(now) $1" >>/wsd/kills
 	kill "-$1" "$pid"
+	echo "$(now) $1" >>/wsd/kills
 	soon other "$pid"
 	soon answered
 }
@@ -161,7 +161,8 @@ perl -I/t/lib -MSmtpdLoad -e '
 	my $oldest = 0;
 	my %by;
 	for my $key (@lost) {
-		my ($kill) = sort { $a <=> $b } grep { $_ >= $key->[0] } @kills;
+		# Nobody answers for half a second: what was read then is older.
+		my ($kill) = sort { $a <=> $b } grep { $_ + 0.5 >= $key->[0] } @kills;
 		my $age = defined $kill ? $kill - $key->[0] : 9e9;
 		$oldest = $age if $age > $oldest;
 		$by{$kill // "none"}++;
