@@ -2,16 +2,13 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "db/places.h"
 
 #include <assert.h>
 #include <ev.h>
 #include <stdlib.h>
 
 static const double FIRST_RETRY_S = 0.1;
-
-/* What says where to connect: lists, with as many elements or with one. */
-enum { PLACES = 3 };
-static const char *const places[PLACES] = {"host", "hostaddr", "port"};
 
 struct db_session {
 	struct ev_loop *loop;
@@ -21,14 +18,14 @@ struct db_session {
 	double reconnect_max_s;
 
 	enum db_state state;
-	PGconn *conn;
+	PGconn *conn; /* NULL when DOWN, and while CONNECTING looks for hosts */
 	ev_io io;
 	ev_timer timer;  /* DOWN: retry; CONNECTING, BUSY: deadline */
 	double retry_s;  /* how long the next wait is, before jitter */
 	double since;    /* when it came up, or was lost */
 	bool flushing;   /* libpq holds bytes that the socket did not take */
 	char *broken;    /* why to drop it, found inside a caller's call */
-	char *turned[PLACES]; /* the lists to connect to, or NULL: conninfo's */
+	struct places *places;
 
 	db_done_fn *done;
 	void *done_arg;
@@ -130,45 +127,6 @@ fail(struct db_session *s, enum db_outcome outcome)
 
 /* ---- connecting ---- */
 
-/* `a,b,c` becomes `b,c,a`. */
-static char *
-turn(const char *list)
-{
-	const char *comma = strchr(list, ',');
-
-	if (comma == NULL)
-		return mem_strdup(list);
-	return mem_printf("%s,%.*s", comma + 1, (int)(comma - list), list);
-}
-
-static void
-forget_turn(struct db_session *s)
-{
-	for (int i = 0; i < PLACES; i++) {
-		free(s->turned[i]);
-		s->turned[i] = NULL;
-	}
-}
-
-/*
- * The time is over, and libpq would begin with the host that hangs each time:
- * the next attempt begins with the one behind it.
- */
-static void
-turn_hosts(struct db_session *s)
-{
-	PQconninfoOption *all = PQconninfo(s->conn);
-
-	forget_turn(s);
-	for (const PQconninfoOption *o = all; o != NULL && o->keyword != NULL;
-	     o++)
-		for (int i = 0; i < PLACES; i++)
-			if (strcmp(o->keyword, places[i]) == 0 &&
-			    o->val != NULL)
-				s->turned[i] = turn(o->val);
-	PQconninfoFree(all);
-}
-
 static void
 connect_step(struct db_session *s, PostgresPollingStatusType status)
 {
@@ -185,7 +143,6 @@ connect_step(struct db_session *s, PostgresPollingStatusType status)
 		ev_timer_stop(s->loop, &s->timer);
 		s->state = DB_IDLE;
 		s->since = ev_now(s->loop);
-		forget_turn(s);
 		watch(s, EV_READ);
 		if (s->on.up != NULL)
 			s->on.up(s->on.arg);
@@ -199,21 +156,25 @@ connect_step(struct db_session *s, PostgresPollingStatusType status)
 
 /*
  * Defaults come before conninfo, which may override them; what must hold comes
- * after it.
+ * after it.  One that is NULL changes nothing.
  */
 static void
 start_connecting(struct db_session *s)
 {
 	static const char *const keys[] = {"keepalives_idle",
 	    "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-	    "gssencmode", "fallback_application_name", "dbname",
-	    "client_encoding", "host", "hostaddr", "port", NULL};
-	/* One that is NULL changes nothing. */
+	    "gssencmode", "fallback_application_name", "target_session_attrs",
+	    "dbname", "client_encoding", "host", "hostaddr", "port", NULL};
+	struct places_list to;
+	const char *nowhere = places_list(s->places, &to);
 	const char *const values[] = {"30", "10", "3", "30000", "disable",
-	    "policyd", s->conninfo, "UTF8", s->turned[0], s->turned[1],
-	    s->turned[2], NULL};
+	    "policyd", to.session_attrs, s->conninfo, "UTF8", to.host,
+	    to.hostaddr, to.port, NULL};
 
-	s->state = DB_CONNECTING;
+	if (nowhere != NULL) {
+		go_down(s, DB_LOST, nowhere);
+		return;
+	}
 	s->conn = PQconnectStartParams(keys, values, 1);
 	if (s->conn == NULL) {
 		go_down(s, DB_LOST, "out of memory");
@@ -226,6 +187,31 @@ start_connecting(struct db_session *s)
 	}
 	set_timer(s, s->connect_timeout_s);
 	watch(s, EV_WRITE);
+}
+
+static void
+find_places(struct db_session *s)
+{
+	double wait_s;
+
+	s->state = DB_CONNECTING;
+	places_find(s->places);
+	wait_s = places_wait_s(s->places, s->connect_timeout_s);
+	if (wait_s > 0)
+		set_timer(s, wait_s);
+	else
+		start_connecting(s);
+}
+
+/* Not from here: others want to hear of it, too. */
+static void
+on_place(void *arg)
+{
+	struct db_session *s = arg;
+
+	if (s->state == DB_CONNECTING && s->conn == NULL &&
+	    s->broken == NULL)
+		set_timer(s, places_wait_s(s->places, s->connect_timeout_s));
 }
 
 /* ---- one query ---- */
@@ -357,10 +343,14 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 	}
 	switch (s->state) {
 	case DB_DOWN:
-		start_connecting(s);
+		find_places(s);
 		break;
 	case DB_CONNECTING:
-		turn_hosts(s);
+		if (s->conn == NULL) {
+			start_connecting(s);
+			break;
+		}
+		places_turn(s->places);
 		go_down(s, DB_TIMEOUT, "no connection within the time");
 		break;
 	case DB_BUSY:
@@ -444,6 +434,7 @@ db_session_new(struct ev_loop *loop, const struct db_options *options,
 	s->loop = loop;
 	s->on = *handlers;
 	s->conninfo = mem_strdup(options->conninfo);
+	s->places = places_new(loop, options->conninfo, on_place, s);
 	s->connect_timeout_s = options->connect_timeout_s;
 	s->reconnect_max_s = options->reconnect_max_s;
 	s->retry_s = FIRST_RETRY_S;
@@ -467,7 +458,7 @@ db_session_free(struct db_session *s)
 	PQfinish(s->conn);
 	free(s->conninfo);
 	free(s->broken);
-	forget_turn(s);
+	places_free(s->places);
 	free(s);
 }
 

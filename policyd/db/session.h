@@ -4,18 +4,19 @@
 /*
  * db session - one PostgreSQL connection driven by the event loop.
  *
- * Floor 3; uses base.  Knows nothing of mail.
+ * Floor 4.  Knows nothing of mail.
  *
  * A session is in exactly one state.  It connects by itself, and again when it
  * is lost: after 0.1 s, then twice as long each time up to reconnect_max_s, a
- * random half of it more or less.  Where conninfo has several hosts and the time
- * for an attempt is over, the next one begins with the host after the first.  At most one query is in flight, and every
- * wait has a deadline.  Each query that db_query() takes is answered by one
- * call of its done function: never from inside db_query(), and never after
- * db_session_free().  Callbacks run from the loop; none may free the session.
+ * random half of it more or less.  Where there are several hosts and the time
+ * for an attempt is over, the next one begins with the host after the first.
  *
- * Not on the loop are what libpq itself does not do there: looking up the name
- * of a host.  A unix socket, hostaddr= or a name in /etc/hosts avoid it.
+ * At most one query is in flight, and every wait has a deadline.  Each query
+ * that db_query() takes is answered by one call of its done function: never
+ * from inside db_query(), and never after db_session_free().  Callbacks run
+ * from the loop; none may free the session.
+ *
+ * Hosts' names are looked up aside (db/places), since libpq would wait.
  */
 
 #include "base/str.h"
@@ -27,7 +28,7 @@ struct db_session;
 
 enum db_state {
 	DB_DOWN,       /* no socket; the retry timer runs */
-	DB_CONNECTING, /* libpq is at it */
+	DB_CONNECTING, /* hosts are looked up, or libpq is at it */
 	DB_IDLE,       /* ready for db_query() */
 	DB_BUSY,       /* a query is in flight */
 };
