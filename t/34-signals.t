@@ -64,7 +64,7 @@ my %ANSWER = (
 	known   => qr/^DUNNO$/,
 	refused => qr/^REJECT 5\.7\.1 No$/,
 	held    => qr/^550 5\.1\.1 /,
-	script  => qr/^DEFER_IF_PERMIT 4\.3\.0 /,    # where PostgreSQL is away
+	script  => qr/^DEFER_IF_PERMIT 4\.3\.0 /,    # unavailable, or given up
 	grey    => qr/^DEFER_IF_PERMIT 4\.2\.0 /,
 );
 my $ROUND = 0;
@@ -93,7 +93,8 @@ sub load {
 	return { pid => $pid, from => $from, end => $end, sender => $sender };
 }
 
-# What became of it: { answers, bad => [...], cut => [...], keys => [...] }.
+# What became of it: { answers, bad => [...], cut => [...], keys => [...] }, and
+# how many of those that ask once have been answered.
 sub outcome {
 	my $load = shift;
 	local $/;
@@ -167,7 +168,9 @@ sub busy {
 				my $answer = $1;
 				my $kind   = shift @{ $c->{want} } // 'nothing';
 				$seen{answers}++;
-				push @{ $seen{keys} }, $c->{key} if $kind eq 'grey';
+				$seen{once}{$kind}++ if $kind eq 'held' || $kind eq 'script';
+				push @{ $seen{keys} }, $c->{key}
+					if $kind eq 'grey' && $answer =~ $ANSWER{grey};
 				push @{ $seen{bad} }, "$kind: $answer"
 					if $answer !~ ($ANSWER{$kind} // qr/^(?!)/);
 			}
@@ -207,7 +210,12 @@ sub stops {
 	is($status, 0, "$name: exit status");
 	cmp_ok($took, '<', STOP_S, "$name: in time");
 	is_deeply($seen->{cut}, [], "$name: no answer is cut");
-	is_deeply($seen->{bad}, [], "$name: nor wrong, nor out of turn");
+	# Told twice, it does not wait for what PostgreSQL has to say.
+	my @bad = grep { @{ $opt{signals} || [] } < 3 || !/^grey: DEFER\S+ 4\.3\.0 / }
+		@{ $seen->{bad} };
+	is_deeply(\@bad, [], "$name: nor wrong, nor out of turn");
+	is_deeply($seen->{once}, { held => 5, script => 5 },
+		"$name: who waits for an answer gets one");
 	$opt{after}->() if $opt{after};
 	my @lost;
 	my $there = wait_for {

@@ -543,6 +543,18 @@ server_new(struct ev_loop *loop, const struct config *config,
 	return s;
 }
 
+/* It will have no other answer.  false: the client is closed. */
+static bool
+give_up(struct client *c)
+{
+	struct check *check = c->check;
+
+	c->check = NULL;
+	c->state = READING;
+	decide_give_up(check, &c->server->answer);
+	return deliver(c, &c->server->answer);
+}
+
 void
 server_free(struct server *s)
 {
@@ -551,7 +563,8 @@ server_free(struct server *s)
 	s->draining = true;
 	for (struct client *c = s->clients, *next; c != NULL; c = next) {
 		next = c->next;
-		client_close(c);
+		if (c->check == NULL || give_up(c))
+			client_close(c);
 	}
 	ev_prepare_stop(s->loop, &s->turn);
 	ev_idle_stop(s->loop, &s->busy);
@@ -576,6 +589,8 @@ server_drain(struct server *s)
 			continue;
 		if (c->state == READING)
 			read_more(c);
+		else
+			rearm(c);
 	}
 	if (s->count == 0)
 		ev_break(s->loop, EVBREAK_ALL);

@@ -50,7 +50,10 @@ struct server {
 struct server *server_new(struct ev_loop *loop, const struct config *config,
     struct policy *policy, void (*room)(void *arg), void *arg);
 
-/* Closes all that is still open.  NULL is allowed. */
+/*
+ * Closes all that is still open; who waits for an answer gets `unavailable`.
+ * NULL is allowed.
+ */
 void server_free(struct server *s);
 
 void server_reconfigure(struct server *s, const struct config *config);

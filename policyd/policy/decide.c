@@ -420,15 +420,21 @@ decide_traced(struct policy *p, const struct request *request, double now,
 	give_back(p, w);
 }
 
+static void
+stop_waiting(struct waiting *w)
+{
+	if (w->check.script_call != NULL)
+		script_cancel(w->check.script_call);
+	if (w->check.greylist_state == GREYLIST_WAITING)
+		greylist_cancel(&w->room.greylist_waiter);
+}
+
 void
 decide_cancel(struct check *c)
 {
 	struct waiting *w = (struct waiting *)c;
 
-	if (c->script_call != NULL)
-		script_cancel(c->script_call);
-	if (c->greylist_state == GREYLIST_WAITING)
-		greylist_cancel(&w->room.greylist_waiter);
+	stop_waiting(w);
 	give_back(c->policy, w);
 }
 
@@ -463,6 +469,18 @@ check_resume(struct check *c)
 	refresh(c);
 	if (run(w))
 		finish_waiting(w);
+}
+
+void
+decide_give_up(struct check *c, struct answer *out)
+{
+	struct waiting *w = (struct waiting *)c;
+
+	stop_waiting(w);
+	refresh(c);
+	check_reply(c, REPLY_unavailable);
+	finish(w, out);
+	give_back(c->policy, w);
 }
 
 static void

@@ -72,6 +72,9 @@ struct check *decide(struct policy *p, const struct request *request,
 
 void decide_cancel(struct check *c);
 
+/* What it waits for is not waited for any longer: the answer is `unavailable`. */
+void decide_give_up(struct check *c, struct answer *out);
+
 /*
  * The same, told step by step, all rules included; nothing is counted, and a
  * script is told, not called.
