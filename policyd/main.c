@@ -416,6 +416,7 @@ run(struct daemon *d)
 {
 	int rc = EX_UNAVAILABLE;
 
+	mem_reserve();
 	ev_set_allocator(allocate);
 	d->loop = ev_default_loop(EVFLAG_AUTO);
 	if (d->loop == NULL)

@@ -13,7 +13,7 @@ use File::Temp ();
 use Test::More;
 use Time::HiRes qw(time);
 
-use PolicydTest qw(block free_port site slurp soon spew wait_for);
+use PolicydTest qw(block free_port policyd_path site slurp soon spew wait_for);
 
 my $pg = site(<<'SQL');
 INSERT INTO policyd.domain (name, recipients) VALUES ('example.com', 'listed');
@@ -67,6 +67,138 @@ sub daemon {
 		($d->ask(recipient => 'new@example.com') // '') eq 'DUNNO'
 	}
 	'PostgreSQL is followed again', 10;
+	is($d->stop, 0, 'exit status');
+}
+
+# Without warning, while it runs, and for a while.  (Who is not root cannot take
+# back a hard limit.)
+sub limit {
+	my ($d, $what, $soft) = @_;
+	system('prlimit', "--$what=$soft:", '--pid', $d->pid) == 0
+		or die "prlimit fails\n";
+	return;
+}
+
+sub descriptors { return scalar(() = glob '/proc/' . $_[0]->pid . '/fd/*') }
+
+{
+	my $d = daemon({ database => { reconnect_max => '300ms' } })->start;
+	my ($was) = slurp('/proc/' . $d->pid . '/limits')
+		=~ /^Max open files\s+(\d+)/m;
+	my @old = map { $d->connect } 1 .. 20;
+	is(scalar(grep { $_->ask(recipient => 'bob@example.com') eq 'DUNNO' } @old),
+		20, 'clients of a daemon with descriptors');
+	my $copy = "$d->{statedir}/tables.copy";
+	soon { -e $copy } 'and a copy of its tables';
+	my $mark = $d->log_mark;
+	limit($d, 'nofile', descriptors($d) + 5);
+	my @new = map { $d->connect } 1 .. 30;
+	$_->send(block(recipient => 'bob@example.com')) for @new;
+	soon { $d->log_since($mark) =~ /no connection can be accepted: Too many open/ }
+	'descriptors run out while it runs: it says so';
+	my @late = grep { !defined $_->reply(0.02) } @new;
+	cmp_ok(scalar @late, '>', 0, 'not all are served');
+	my ($busy, $began) = (cpu_s($d->pid), time);
+	my $bad = 0;
+	while (time - $began < 2.5) {    # it tries again twice
+		$_->ask(recipient => 'bob@example.com', timeout => 20) eq 'DUNNO' or $bad++
+			for @old;
+		$old[0]->closed(0.1);
+	}
+	is($bad, 0, 'who was there is answered');
+	cmp_ok(cpu_s($d->pid) - $busy, '<', 0.2, 'nothing spins');
+	my $lines = () = $d->log_since($mark) =~ /no connection can be accepted/g;
+	is($lines, 1, 'it says so once a minute');
+
+	my $inode = (stat $copy)[1];
+	$pg->psql(q{INSERT INTO policyd.address (address)
+		VALUES ('without@example.com')});
+	soon { $old[0]->ask(recipient => 'without@example.com') eq 'DUNNO' }
+	'changes are followed without a descriptor to spare';
+	soon { ((stat $copy)[1] // $inode) != $inode } 'and the copy is written';
+
+	# Those who wait take what PostgreSQL's connections leave.
+	$pg->psql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE usename = 'policyd'});
+	is(scalar(grep { $_->ask(recipient => 'bob@example.com') eq 'DUNNO' } @old),
+		20, 'without a descriptor for PostgreSQL as well');
+	limit($d, 'nofile', $was);
+	is(scalar(grep { ($_->reply(10) // '') eq 'DUNNO' } @late),
+		scalar @late, 'the others are served once there are descriptors again');
+	$pg->psql(q{INSERT INTO policyd.address (address)
+		VALUES ('again@example.com')});
+	soon { $old[0]->ask(recipient => 'again@example.com') eq 'DUNNO' }
+	'and PostgreSQL is followed', 20;
+	is($d->stop, 0, 'exit status');
+}
+
+# ---- memory ----
+
+sub memory {
+	my ($d, $what) = @_;
+	my ($kb) = slurp('/proc/' . $d->pid . '/status') =~ /^$what:\s+(\d+)/m;
+	return 1024 * $kb;
+}
+
+SKIP: {
+	skip 'a sanitizer, or valgrind, has its own memory', 11
+		if $ENV{UNDER} || `ldd @{[ policyd_path() ]} 2>&1` =~ /lib[at]san/;
+
+	# A table grows beyond what there is.
+	my $d = daemon({ database => { reconnect_max => '300ms' } })->start;
+	my @old = map { $d->connect } 1 .. 20;
+	my $ok  = sub {
+		my $bad = grep { ($_->ask(recipient => 'bob@example.com', timeout => 20)
+				// '') ne 'DUNNO' } @old, map { $d->connect } 1 .. 5;
+		return !$bad && $d->alive;
+	};
+	my $mark = $d->log_mark;
+	my $log  = sub { $d->log_since($mark) };
+	limit($d, 'as', memory($d, 'VmSize') + (2 << 20));
+	$pg->psql(q{INSERT INTO policyd.address (address) SELECT
+		'user' || i || '@example.com' FROM generate_series(1, 200000) i});
+	my $failed = 0;
+	soon { $ok->() or $failed++; $log->() =~ /not enough memory for the tables/ }
+	'a table that does not fit: it says so', 30;
+	my $tries = () = $log->() =~ /connection up/g;
+	wait_for {
+		$ok->() or $failed++;
+		(() = $log->() =~ /connection up/g) > $tries + 2
+	} 30;
+	is($failed, 0, 'answers go on, for those who come as well');
+	like($old[0]->ask(recipient => 'user7@example.com'),
+		qr/^550 5\.1\.1 /, 'from the tables as they were');
+	my $lines = () = $log->() =~ /not enough memory for the tables: they stay/g;
+	is($lines, 1, 'it says so once a minute');
+	limit($d, 'as', 'unlimited');
+	soon { $old[0]->ask(recipient => 'user7@example.com') eq 'DUNNO' }
+	'with memory, the new rows are in force', 30;
+	$pg->psql(q{DELETE FROM policyd.address WHERE address LIKE 'user%'});
+	soon { $old[0]->ask(recipient => 'user7@example.com') ne 'DUNNO' } 'or gone';
+
+	# Clients that want it all: half a request of 60 000 bytes, each.
+	$mark = $d->log_mark;
+	limit($d, 'as', memory($d, 'VmSize'));
+	my $half = "request=smtpd_access_policy\n" . ('x=' . 'y' x 9997 . "\n") x 6;
+	my @greedy = map { $d->connect } 1 .. 800;
+	$_->sock->blocking(0) for @greedy;
+	my @left = map { $half } @greedy;
+	soon {
+		for my $i (0 .. $#greedy) {
+			my $n = length $left[$i] && $greedy[$i]->send($left[$i]);
+			substr $left[$i], 0, $n, '' if $n;
+		}
+		$log->() =~ /there is no memory for its request|no connection can be accepted: Cannot allocate/
+	}
+	'clients that want more memory than there is: it says so', 20;
+	ok($d->alive, 'it goes on');
+	is(scalar(grep { ($_->ask(recipient => 'bob@example.com') // '') eq 'DUNNO' } @old),
+		20, 'who was there is answered');
+	$_->close for @greedy;
+	soon { my $c = $d->connect;
+		($c->ask(recipient => 'bob@example.com', timeout => 2) // '') eq 'DUNNO' }
+	'once they have left, so is who comes';
+	limit($d, 'as', 'unlimited');
 	is($d->stop, 0, 'exit status');
 }
 

@@ -7,6 +7,47 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+/* What a piece of a table takes, and all that is asked meanwhile. */
+enum { RESERVE_BYTES = 8 << 20 };
+
+/* Nothing is ever written there: it takes addresses, not memory. */
+static void *reserve;
+
+bool
+mem_reserve(void)
+{
+	if (reserve == NULL)
+		reserve = malloc(RESERVE_BYTES);
+	return reserve != NULL;
+}
+
+/* Was there one? */
+static bool
+spend_reserve(void)
+{
+	bool was_there = reserve != NULL;
+
+	free(reserve);
+	reserve = NULL;
+	return was_there;
+}
+
+void *
+mem_try(void *p, size_t size)
+{
+	void *new = realloc(p, size);
+
+	if (new == NULL && spend_reserve())
+		new = realloc(p, size);
+	return new;
+}
+
+void *
+mem_spare(void *p, size_t size)
+{
+	return mem_reserve() ? realloc(p, size) : NULL;
+}
+
 void *
 mem_must(void *p)
 {
@@ -22,19 +63,25 @@ mem_must(void *p)
 void *
 mem_alloc(size_t size)
 {
-	return mem_must(malloc(size > 0 ? size : 1));
+	return mem_realloc(NULL, size);
 }
 
 void *
 mem_zalloc(size_t size)
 {
-	return mem_must(calloc(1, size > 0 ? size : 1));
+	void *p = calloc(1, size > 0 ? size : 1);
+
+	if (p == NULL) {
+		p = mem_alloc(size);
+		memset(p, 0, size);
+	}
+	return p;
 }
 
 void *
 mem_realloc(void *p, size_t size)
 {
-	return mem_must(realloc(p, size > 0 ? size : 1));
+	return mem_must(mem_try(p, size > 0 ? size : 1));
 }
 
 char *
@@ -60,8 +107,10 @@ mem_printf(const char *fmt, ...)
 	va_list ap;
 	int n;
 
-	va_start(ap, fmt);
-	n = vasprintf(&p, fmt, ap);
-	va_end(ap);
+	do {
+		va_start(ap, fmt);
+		n = vasprintf(&p, fmt, ap);
+		va_end(ap);
+	} while (n == -1 && spend_reserve());
 	return mem_must(n == -1 ? NULL : p);
 }

@@ -49,8 +49,9 @@ take_buffer(struct client *c)
 {
 	struct server *s = c->server;
 
-	c->cap = BUFFER_BYTES;
-	c->buf = s->spares > 0 ? s->spare[--s->spares] : mem_alloc(BUFFER_BYTES);
+	c->buf = s->spares > 0 ? s->spare[--s->spares] :
+				 mem_try(NULL, BUFFER_BYTES);
+	c->cap = c->buf != NULL ? BUFFER_BYTES : 0;
 }
 
 static void
@@ -67,21 +68,31 @@ release_buffer(struct client *c)
 	c->cap = c->len = c->at = c->scanned = 0;
 }
 
-/* Room for more bytes; false where there are as many as there may be. */
-static bool
+enum room { ROOM, ROOM_FULL, ROOM_NO_MEMORY };
+
+/* Room for more bytes, where there are not as many as there may be. */
+static enum room
 make_room(struct client *c)
 {
+	size_t cap = c->cap * 4;
+	char *buf;
+
 	if (c->buf == NULL)
 		take_buffer(c);
 	if (c->len < c->cap)
-		return true;
+		return ROOM;
+	if (c->buf == NULL)
+		return ROOM_NO_MEMORY;
 	if (c->cap >= REQUEST_MAX_BYTES || c->state == ASKING)
-		return false;
-	c->cap *= 4;
-	if (c->cap > REQUEST_MAX_BYTES)
-		c->cap = REQUEST_MAX_BYTES;
-	c->buf = mem_realloc(c->buf, c->cap);
-	return true;
+		return ROOM_FULL;
+	if (cap > REQUEST_MAX_BYTES)
+		cap = REQUEST_MAX_BYTES;
+	buf = mem_spare(c->buf, cap);
+	if (buf == NULL)
+		return ROOM_NO_MEMORY;
+	c->buf = buf;
+	c->cap = cap;
+	return ROOM;
 }
 
 /* ---- turns ---- */
@@ -427,8 +438,14 @@ read_more(struct client *c)
 {
 	ssize_t n;
 
-	if (!make_room(c)) {
+	switch (make_room(c)) {
+	case ROOM:
+		break;
+	case ROOM_FULL:
 		process(c); /* which may go on now that nothing is held back */
+		return;
+	case ROOM_NO_MEMORY:
+		client_refuse(c, "there is no memory for its request");
 		return;
 	}
 	n = recv(c->io.fd, c->buf + c->len, c->cap - c->len, MSG_DONTWAIT);
@@ -498,12 +515,14 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 	}
 }
 
-void
+bool
 client_new(struct server *s, int fd)
 {
-	struct client *c = mem_zalloc(sizeof(*c));
+	struct client *c = mem_try(NULL, sizeof(*c));
 
-	c->server = s;
+	if (c == NULL)
+		return false;
+	*c = (struct client){.server = s};
 	c->next = s->clients;
 	c->link = &s->clients;
 	if (c->next != NULL)
@@ -516,6 +535,7 @@ client_new(struct server *s, int fd)
 	ev_timer_init(&c->timer, on_timer, 0, 0);
 	c->io.data = c->timer.data = c;
 	rearm(c);
+	return true;
 }
 
 /* ---- all of them ---- */

@@ -135,7 +135,11 @@ on_connection(struct ev_loop *loop, ev_io *w, int events)
 		}
 		if (!l->at.is_unix)
 			set_up_inet(fd);
-		client_new(all->server, fd);
+		if (!client_new(all->server, fd)) {
+			close(fd);
+			out_of_descriptors(all, ENOMEM);
+			return;
+		}
 	}
 	if (server_is_full(all->server))
 		rearm(all);

@@ -68,7 +68,10 @@ bool server_is_full(const struct server *s);
  */
 void server_drain(struct server *s);
 
-/* Take a connected socket over: non-blocking, close-on-exec. */
-void client_new(struct server *s, int fd);
+/*
+ * Take a connected socket over: non-blocking, close-on-exec.  false: there is
+ * no memory for it.
+ */
+bool client_new(struct server *s, int fd);
 
 #endif

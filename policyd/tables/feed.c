@@ -103,6 +103,7 @@ struct feed {
 	ev_timer start;
 	struct aside *copy; /* writes it */
 	uint64_t origin; /* what the tables were read with */
+	struct log_limit memory_limit;
 	struct log_limit down_limit;
 	struct log_limit schema_limit;
 	struct feed_status status;
@@ -537,11 +538,34 @@ check_schema(struct feed *f, const PGresult *res)
 		start_job(f); /* [lookup] reads a schema that is not ours */
 }
 
+/*
+ * Of all that takes memory, new tables can be done without the longest: better
+ * old ones, and answers.
+ */
+static bool
+lacks_memory(struct feed *f)
+{
+	static const char why[] = "there is not enough memory for the tables";
+	uint64_t suppressed;
+
+	if (mem_reserve())
+		return false;
+	if (log_allowed(&f->memory_limit, ev_now(f->loop), &suppressed))
+		log_line(LOG_ERR, "%s: they stay as they are", why);
+	db_session_drop(f->db, why);
+	return true;
+}
+
 /* ---- results ---- */
 
 static void
 on_good_result(struct feed *f, PGresult *res)
 {
+	if (f->phase >= PHASE_BEGIN && f->phase <= PHASE_COMMIT &&
+	    lacks_memory(f)) {
+		PQclear(res);
+		return;
+	}
 	switch (f->phase) {
 	case PHASE_SETUP:
 		run(f, PHASE_LISTEN, "LISTEN policyd", 0, NULL);

@@ -65,13 +65,20 @@ begin(void)
 		faults = p;
 }
 
-/* Is this the call that fails?  Then errno is set. */
+/*
+ * Is this the call that fails?  Then errno is set.  Of memory, the next two fail
+ * as well, so that a reserve that is given up does not help.
+ */
 static int
 fails(uint32_t kind, const char *name, int error)
 {
-	if (faults == NULL || (faults->kinds & kind) == 0 || spared ||
-	    __atomic_add_fetch(&faults->count, 1, __ATOMIC_RELAXED) !=
-		faults->fail)
+	uint32_t n;
+
+	if (faults == NULL || (faults->kinds & kind) == 0 || spared)
+		return 0;
+	n = __atomic_add_fetch(&faults->count, 1, __ATOMIC_RELAXED);
+	if (faults->fail == 0 || n < faults->fail ||
+	    n > faults->fail + (kind == MEMORY ? 2 : 0))
 		return 0;
 	strncpy(faults->failed, name, sizeof(faults->failed) - 1);
 	errno = error;
