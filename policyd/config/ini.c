@@ -26,6 +26,7 @@ struct ini {
 	dictionary *values;
 	struct entry *entries;
 	size_t count;
+	bool mistaken; /* lines were blanked */
 };
 
 /* What reading goes on with: where it is, and whom to tell. */
@@ -160,6 +161,7 @@ read_lines(struct reader *r, char *text, size_t n)
 			why = read_line(r, line, key);
 		if (why != NULL) {
 			r->error(r->arg, r->line, r->section, key, why);
+			r->ini->mistaken = true;
 			memset(text + at, ' ', len);
 		}
 		at += len + 1;
@@ -173,10 +175,15 @@ quiet(const char *fmt, ...)
 	return 0;
 }
 
-/* iniparser reads a named file only: give it what is left of ours. */
+/*
+ * iniparser reads a named file only: give it what is left of ours.  It does not
+ * look whether there is memory for its first tables, but there is: what we have
+ * just let go.
+ */
 static dictionary *
 parse(const char *text, size_t n)
 {
+	enum { TABLES_BYTES = 16 * 1024 };
 	char name[64];
 	dictionary *d = NULL;
 	int fd = memfd_create("policyd.ini", MFD_CLOEXEC);
@@ -185,8 +192,10 @@ parse(const char *text, size_t n)
 		return NULL;
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
 	iniparser_set_error_callback(quiet);
-	if (write(fd, text, n) == (ssize_t)n)
+	if (write(fd, text, n) == (ssize_t)n) {
+		free(mem_alloc(TABLES_BYTES));
 		d = iniparser_load(name);
+	}
 	close(fd);
 	return d;
 }
@@ -257,6 +266,7 @@ ini_value(struct ini *ini, const char *section, const char *key, int *line)
 	char name[128];
 	struct entry *own = find(ini, section, "");
 	struct entry *e = find(ini, section, key);
+	const char *value;
 
 	*line = 0;
 	if (own != NULL)
@@ -266,7 +276,11 @@ ini_value(struct ini *ini, const char *section, const char *key, int *line)
 	e->asked = true;
 	*line = e->line;
 	snprintf(name, sizeof(name), "%s:%s", section, key);
-	return iniparser_getstring(ini->values, name, "");
+	value = iniparser_getstring(ini->values, name, NULL);
+	/* What it has no memory for iniparser leaves out. */
+	if (value == NULL && !ini->mistaken)
+		mem_must(NULL);
+	return value;
 }
 
 void

@@ -14,7 +14,9 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <netdb.h>
+#include <poll.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -24,11 +26,13 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { MEMORY = 1, SYSTEM = 2 };
@@ -103,34 +107,34 @@ fails_unless_from(const char *library, const void *caller, uint32_t kind,
 
 /* ---- memory ---- */
 
-/* libiniparser goes on with what it did not get: nobody can help it. */
-#define MEMORY_FAILS(name)                                                 \
-	fails_unless_from("libiniparser", __builtin_return_address(0), MEMORY, \
-	    name, ENOMEM)
-
 void *
 malloc(size_t n)
 {
-	return MEMORY_FAILS("malloc") ? NULL : __libc_malloc(n);
+	return fails(MEMORY, "malloc", ENOMEM) ? NULL : __libc_malloc(n);
 }
 
+/* libiniparser does not look at what it gets: policyd sees to it. */
 void *
 calloc(size_t n, size_t size)
 {
-	return MEMORY_FAILS("calloc") ? NULL : __libc_calloc(n, size);
+	return fails_unless_from("libiniparser", __builtin_return_address(0),
+		   MEMORY, "calloc", ENOMEM) ?
+	    NULL :
+	    __libc_calloc(n, size);
 }
 
 void *
 realloc(void *p, size_t n)
 {
-	return MEMORY_FAILS("realloc") ? NULL : __libc_realloc(p, n);
+	return fails(MEMORY, "realloc", ENOMEM) ? NULL : __libc_realloc(p, n);
 }
 
 void *
 aligned_alloc(size_t alignment, size_t n)
 {
-	return MEMORY_FAILS("aligned_alloc") ? NULL :
-					       __libc_memalign(alignment, n);
+	return fails(MEMORY, "aligned_alloc", ENOMEM) ?
+	    NULL :
+	    __libc_memalign(alignment, n);
 }
 
 /* ---- the system ---- */
@@ -166,6 +170,29 @@ WRAP(ssize_t, writev, (int fd, const struct iovec *v, int n), (fd, v, n), -1,
     ENOSPC)
 WRAP(ssize_t, sendmsg, (int fd, const struct msghdr *m, int f), (fd, m, f), -1,
     ENOBUFS)
+WRAP(ssize_t, sendto,
+    (int fd, const void *p, size_t n, int f, const struct sockaddr *a,
+	socklen_t l),
+    (fd, p, n, f, a, l), -1, ENOBUFS)
+WRAP(int, poll, (struct pollfd *p, nfds_t n, int ms), (p, n, ms), -1, ENOMEM)
+WRAP(int, epoll_wait, (int e, struct epoll_event *v, int n, int ms),
+    (e, v, n, ms), -1, EINTR)
+WRAP(int, pipe, (int fd[2]), (fd), -1, EMFILE)
+WRAP(int, dup2, (int a, int b), (a, b), -1, EMFILE)
+WRAP(int, setgid, (gid_t g), (g), -1, EPERM)
+WRAP(int, setuid, (uid_t u), (u), -1, EAGAIN)
+WRAP(int, initgroups, (const char *u, gid_t g), (u, g), -1, EPERM)
+WRAP(int, setpriority, (__priority_which_t w, id_t i, int p), (w, i, p), -1,
+    EACCES)
+WRAP(int, getrlimit, (__rlimit_resource_t r, struct rlimit *l), (r, l), -1,
+    EPERM)
+WRAP(int, setrlimit, (__rlimit_resource_t r, const struct rlimit *l), (r, l),
+    -1, EPERM)
+WRAP(int, access, (const char *p, int m), (p, m), -1, EACCES)
+WRAP(int, gethostname, (char *p, size_t n), (p, n), -1, ENAMETOOLONG)
+WRAP(pid_t, waitpid, (pid_t p, int *s, int f), (p, s, f), -1, EINTR)
+WRAP(int, madvise, (void *p, size_t n, int a), (p, n, a), -1, ENOMEM)
+WRAP(int, close_range, (unsigned a, unsigned b, int f), (a, b, f), -1, ENOSYS)
 WRAP(pid_t, fork, (void), (), -1, EAGAIN)
 WRAP(int, mkdir, (const char *p, mode_t m), (p, m), -1, EACCES)
 WRAP(int, rename, (const char *a, const char *b), (a, b), -1, EACCES)
@@ -179,6 +206,8 @@ WRAP(int, lstat, (const char *p, struct stat *s), (p, s), -1, EACCES)
 WRAP(int, fstat, (int fd, struct stat *s), (fd, s), -1, EIO)
 WRAP(int, fsync, (int fd), (fd), -1, EIO)
 WRAP(FILE *, fopen, (const char *p, const char *m), (p, m), NULL, EMFILE)
+WRAP(int, fseek, (FILE *f, long n, int w), (f, n, w), -1, EIO)
+WRAP(int, fflush, (FILE *f), (f), EOF, ENOSPC)
 WRAP(int, pipe2, (int fd[2], int f), (fd, f), -1, EMFILE)
 WRAP(int, eventfd, (unsigned n, int f), (n, f), -1, EMFILE)
 WRAP(int, signalfd, (int fd, const sigset_t *s, int f), (fd, s, f), -1, EMFILE)
@@ -194,6 +223,10 @@ WRAP(int, getaddrinfo,
     (const char *h, const char *s, const struct addrinfo *a,
 	struct addrinfo **l),
     (h, s, a, l), EAI_MEMORY, ENOMEM)
+WRAP(int, getnameinfo,
+    (const struct sockaddr *a, socklen_t n, char *h, socklen_t hn, char *s,
+	socklen_t sn, int f),
+    (a, n, h, hn, s, sn, f), EAI_MEMORY, ENOMEM)
 
 /* libev's of a signal is into an eventfd, which always takes it. */
 ssize_t
@@ -213,8 +246,12 @@ write(int fd, const void *p, size_t n)
 ssize_t
 send(int fd, const void *p, size_t n, int flags)
 {
+	static ssize_t (*real)(int, const void *, size_t, int);
+
+	if (real == NULL)
+		*(void **)&real = dlsym(RTLD_NEXT, "send");
 	if (!fails(SYSTEM, "send", EPIPE))
-		return sendto(fd, p, n, flags, NULL, 0);
+		return real(fd, p, n, flags);
 	shutdown(fd, SHUT_RDWR);
 	errno = EPIPE;
 	return -1;
@@ -223,11 +260,80 @@ send(int fd, const void *p, size_t n, int flags)
 ssize_t
 recv(int fd, void *p, size_t n, int flags)
 {
+	static ssize_t (*real)(int, void *, size_t, int);
+
+	if (real == NULL)
+		*(void **)&real = dlsym(RTLD_NEXT, "recv");
 	if (!fails(SYSTEM, "recv", ECONNRESET))
-		return recvfrom(fd, p, n, flags, NULL, NULL);
+		return real(fd, p, n, flags);
 	shutdown(fd, SHUT_RDWR);
 	errno = ECONNRESET;
 	return -1;
+}
+
+/* What stdio could not read or write it remembers. */
+static void
+spoil(FILE *f)
+{
+	enum { ERR_SEEN = 0x20 }; /* glibc's _IO_ERR_SEEN */
+
+	f->_flags |= ERR_SEEN;
+}
+
+size_t
+fread(void *p, size_t size, size_t n, FILE *f)
+{
+	static size_t (*real)(void *, size_t, size_t, FILE *);
+
+	if (real == NULL)
+		*(void **)&real = dlsym(RTLD_NEXT, "fread");
+	if (!fails(SYSTEM, "fread", EIO))
+		return real(p, size, n, f);
+	spoil(f);
+	return 0;
+}
+
+/* libiniparser reads a file in memory, and takes an error for its end. */
+char *
+fgets(char *p, int n, FILE *f)
+{
+	static char *(*real)(char *, int, FILE *);
+
+	if (real == NULL)
+		*(void **)&real = dlsym(RTLD_NEXT, "fgets");
+	if (!fails_unless_from("libiniparser", __builtin_return_address(0),
+		SYSTEM, "fgets", EIO))
+		return real(p, n, f);
+	spoil(f);
+	return NULL;
+}
+
+size_t
+fwrite(const void *p, size_t size, size_t n, FILE *f)
+{
+	static size_t (*real)(const void *, size_t, size_t, FILE *);
+
+	if (real == NULL)
+		*(void **)&real = dlsym(RTLD_NEXT, "fwrite");
+	if (!fails(SYSTEM, "fwrite", ENOSPC))
+		return real(p, size, n, f);
+	spoil(f);
+	return 0;
+}
+
+int
+fclose(FILE *f)
+{
+	static int (*real)(FILE *);
+	int rc;
+
+	if (real == NULL)
+		*(void **)&real = dlsym(RTLD_NEXT, "fclose");
+	if (!fails(SYSTEM, "fclose", EIO))
+		return real(f);
+	rc = real(f);
+	errno = EIO;
+	return rc == 0 ? EOF : rc;
 }
 
 /* glibc's reading of /etc/nsswitch.conf asserts that there is memory. */
@@ -271,3 +377,21 @@ open_as(const char *name, const char *path, int flags, mode_t mode)
 
 OPEN(open)
 OPEN(open64)
+
+/* The third argument of these is as wide as a pointer, whatever it is. */
+#define VARIADIC(name, error)                                      \
+	int name(int a, int b, ...)                                \
+	{                                                          \
+		static int (*real)(int, int, void *);              \
+		va_list ap;                                        \
+		void *arg;                                         \
+		va_start(ap, b);                                   \
+		arg = va_arg(ap, void *);                          \
+		va_end(ap);                                        \
+		if (real == NULL)                                  \
+			*(void **)&real = dlsym(RTLD_NEXT, #name); \
+		return fails(SYSTEM, #name, error) ? -1 : real(a, b, arg); \
+	}
+
+VARIADIC(fcntl, EINVAL)
+VARIADIC(fcntl64, EINVAL)
