@@ -106,6 +106,7 @@ struct check {
 	int stage;
 	enum script_state script_state;
 	struct script_call *script_call;
+	double since; /* when it waited first, by clock_s(); 0: it has not */
 
 	/* The answer. */
 	const char *reason;  /* a word for the log */

@@ -1,5 +1,6 @@
 #include "policy/decide.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "policy/check.h"
@@ -11,6 +12,12 @@
 #include <unistd.h>
 
 struct waiting;
+
+/*
+ * Postfix hangs up after 100 s, and asks once more.  Neither scripts one after
+ * the other, nor an answer that is held back behind them, take longer.
+ */
+static const double WAIT_MAX_S = 80;
 
 struct policy {
 	const struct config *config;
@@ -223,13 +230,31 @@ write_own(struct policy *p, const struct check *c, struct sbuf *b)
 		log_unsafe(p, c);
 }
 
+/* What is left of WAIT_MAX_S, the time that this check may take. */
+static double
+time_left(const struct check *c)
+{
+	return c->since == 0 ? WAIT_MAX_S : c->since + WAIT_MAX_S - clock_s();
+}
+
+/* How long the answer is held back. */
+static double
+hold_of(const struct check *c)
+{
+	double left_s = c->hold_s > 0 ? time_left(c) : 0;
+
+	if (left_s < 0)
+		left_s = 0;
+	return c->hold_s < left_s ? c->hold_s : left_s;
+}
+
 /* The one way an answer gets on the wire. */
 static void
 write_answer(struct policy *p, const struct check *c, struct answer *out)
 {
 	struct sbuf b = sbuf_over(out->wire, sizeof(out->wire));
 
-	out->hold_s = c->hold_s;
+	out->hold_s = hold_of(c);
 	out->n = 0;
 	if (c->is_own && str_ieq(c->action, STR("close")))
 		return;
@@ -505,12 +530,17 @@ on_script(void *arg, enum script_result result, struct str text)
 enum step
 check_script(struct check *c, struct str name)
 {
+	double left_s = time_left(c);
+
 	if (c->trace != NULL) {
 		c->trace->script(c->trace->arg, name);
 		return STEP_NEXT;
 	}
-	c->script_call = script_call(c->policy->scripts, name, &c->subject,
-	    on_script, c);
+	if (c->since == 0)
+		c->since = clock_s();
+	if (left_s > 0)
+		c->script_call = script_call(c->policy->scripts, name,
+		    &c->subject, left_s, on_script, c);
 	if (c->script_call == NULL)
 		return check_reply(c, REPLY_unavailable);
 	c->script_state = SCRIPT_WAITING;

@@ -202,8 +202,9 @@ on_done(void *arg, enum db_outcome outcome, PGresult *res)
 
 struct script_call *
 script_call(struct scripts *s, struct str name, struct subject *subject,
-    script_done_fn *done, void *arg)
+    double max_s, script_done_fn *done, void *arg)
 {
+	double limit_s = s->config->database.query_timeout_s + GRACE_S;
 	struct script_call *r = mem_zalloc(sizeof(*r));
 	char sql[128], *json = request_json(subject);
 	const char *params[] = {json};
@@ -216,7 +217,7 @@ script_call(struct scripts *s, struct str name, struct subject *subject,
 	snprintf(sql, sizeof(sql), "SELECT policyd_script.\"%s\"($1::jsonb)",
 	    r->name);
 	r->call = db_pool_query(s->pool, sql, 1, params,
-	    s->config->database.query_timeout_s + GRACE_S, on_done, r);
+	    limit_s < max_s ? limit_s : max_s, on_done, r);
 	free(json);
 	if (r->call == NULL) {
 		log_failure(s, r->name, "no connection to the database");

@@ -39,10 +39,11 @@ void scripts_count(const struct scripts *s, struct db_count *count);
 
 /*
  * Call the function with the subject's request.  done is called once, from the
- * loop; NULL if it cannot be called now (logged), and done never comes.
+ * loop; NULL if it cannot be called now (logged), and done never comes.  It may
+ * take query_timeout, and not longer than max_s.
  */
 struct script_call *script_call(struct scripts *s, struct str name,
-    struct subject *subject, script_done_fn *done, void *arg);
+    struct subject *subject, double max_s, script_done_fn *done, void *arg);
 
 /* done will not be called. */
 void script_cancel(struct script_call *call);
