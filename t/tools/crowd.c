@@ -45,7 +45,7 @@ enum {
 enum kind { ASLEEP, TRICKLE, DEAF, GARBAGE, ENDLESS, SILENT, KINDS };
 
 /* How many ticks lie between what one of them does. */
-static const unsigned every[KINDS] = {0, 2, 5, 10, 10, 0};
+static const unsigned every[KINDS] = {0, 1, 5, 10, 10, 0};
 
 static const char *const names[KINDS] = {"asleep", "trickle", "deaf",
     "garbage", "endless", "silent"};
