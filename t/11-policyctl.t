@@ -11,8 +11,11 @@ use FindBin;
 use lib "$FindBin::Bin/lib";
 
 use File::Temp;
+use IO::Handle;
+use IO::Socket::INET;
 use JSON::PP;
 use PgCluster;
+use POSIX ();
 use Test::More;
 
 my $top = "$FindBin::Bin/..";
@@ -401,15 +404,155 @@ rule 1: "bounce" is no action: .*: bounce\n\z/, '');
 	($status, $out, $err) = policyctl('-c', $as_daemon, qw(domain list x));
 	like($out, qr/^x /m, 'and the daemon\'s role reads it');
 }
-if (open my $full, '>', '/dev/full') {
+
+# ---- lists that come in pieces ----
+
+$pg->psql(q(INSERT INTO policyd.address (address) SELECT
+    CASE n WHEN 11000 THEN 'm11000' || repeat('w', 40) ELSE 'm' || n END
+    || '@many.example' FROM generate_series(10001, 32000) AS n));
+for my $rows (10_000, 10_001, 22_000) {
+	$pg->psql('DELETE FROM policyd.list_entry');
+	$pg->psql(qq(INSERT INTO policyd.list_entry (list, value)
+	    SELECT 'many', 'm' || n || '\@many.example'
+	    FROM generate_series(10001, 10000 + $rows) AS n));
+	my @want = map { "m$_\@many.example" } 10_001 .. 10_000 + $rows;
+	my ($status, $out, $err) = policyctl('-c', $ini, qw(list list));
+	is("$status$err", '0', "a list of $rows");
+	my ($head, @line) = split /\n/, $out;
+	like($head, qr/^list +value +comment$/, 'its header, once');
+	is_deeply([ map { (split)[1] } @line ], \@want, 'all rows in order');
+	($status, $out, $err) = policyctl('-c', $ini, '--json', qw(list list));
+	is("$status$err", '0', 'the same for programs');
+	is_deeply([ map { $_->{value} } @{ decode_json($out) } ], \@want,
+	    'all rows of it');
+}
+{
+	my (undef, $out) = policyctl('-c', $ini, qw(address list));
+	my @at = map { index $_, ' - ' } $out =~ /^(m(?:10001|11001|32000)\@.*)/mg;
+	is(scalar @at, 3, 'each row is there');
+	cmp_ok($at[0], '==', $at[1], 'columns stand in line');
+	cmp_ok($at[0], '<=', $at[2], 'and widen at most');
+}
+$pg->psql(q(INSERT INTO policyd.greylist (client, sender, recipient) SELECT
+    '192.0.2.0/24', '', 'm' || n || '@many.example'
+    FROM generate_series(1, 12000) AS n));
+for my $limit (10, 10_000, 11_999) {
+	my ($status, $out, $err) = policyctl('-c', $ini, 'greylist', 'list',
+	    "limit=$limit");
+	is($status, 0, "limit=$limit");
+	is(scalar(split /\n/, $out), 1 + $limit, 'so many rows');
+	like($err, qr/^policyctl: there are more than these $limit$/m,
+	    'and there are more');
+	($status, $out) = policyctl('-c', $ini, '--json', 'greylist', 'list',
+	    "limit=$limit");
+	is(scalar @{ decode_json($out) }, $limit, 'so many for programs');
+}
+for my $limit (0, 12_000) {
+	my ($status, $out, $err) = policyctl('-c', $ini, 'greylist', 'list',
+	    "limit=$limit");
+	is("$status$err", '0', "limit=$limit");
+	is(scalar(split /\n/, $out), 12_001, 'is all');
+}
+$pg->psql('TRUNCATE policyd.greylist, policyd.list_entry');
+
+# ---- what cannot be written ----
+
+# Started, with its standard output there.
+sub started {
+	my ($stdout, @args) = @_;
 	my $pid = fork // die $!;
 	if ($pid == 0) {
-		open STDOUT, '>&', $full;
+		open STDOUT, '>&', $stdout;
 		open STDERR, '>', "$dir/err";
-		exec $policyctl, '-c', $ini, qw(domain list);
+		exec $policyctl, @args;
 	}
-	waitpid $pid, 0;
-	is($? >> 8, 1, 'output that cannot be written is an error');
+	return $pid;
 }
+
+sub complaint {
+	open my $in, '<', "$dir/err" or die $!;
+	local $/;
+	return <$in> // '';
+}
+
+if (open my $full, '>', '/dev/full') {
+	for my $args ([ '-c', $ini, qw(domain list) ], ['-V'], ['--help'],
+	    [ '-c', $ini, qw(address list) ]) {
+		waitpid started($full, @$args), 0;
+		is($? >> 8, 1, "output that cannot be written: @$args");
+		like(complaint(), qr/^policyctl: standard output: /, 'is told');
+	}
+}
+
+# Lines that are lost in the middle: its pipe is full until it waits for us.
+{
+	my $dbh = $pg->dbh;
+	pipe my $r, my $w or die $!;
+	$_->blocking(0) for $r, $w;
+	1 while defined syswrite $w, 'x' x 4096;
+	1 while defined syswrite $w, 'x';
+	$pg->psql(q(INSERT INTO policyd.rule (priority, conditions, action)
+	    SELECT n, ARRAY['sender = ' || repeat('x', 200)], 'DUNNO'
+	    FROM generate_series(1, 100) AS n));
+	my $block = spew('request', "request=smtpd_access_policy\n"
+	    . "protocol_state=RCPT\nclient_address=192.0.2.1\nsender=a\@b.example\n"
+	    . "recipient=m10001\@many.example\n");
+	$pg->psql(q(INSERT INTO policyd.domain (name) VALUES ('many.example')));
+	$dbh->begin_work;
+	$dbh->do('LOCK policyd.client');
+	my $pid = started($w, '-c', $ini, 'explain', $block);
+	my $waits;
+	for (1 .. 600) {
+		$waits = $pg->psql(q(SELECT count(*) FROM pg_stat_activity WHERE
+		    application_name = 'policyctl' AND wait_event_type = 'Lock'));
+		last if $waits =~ /1/;
+		select undef, undef, undef, 0.05;
+	}
+	like($waits, qr/1/, 'it waits for a lock');
+	1 while sysread $r, my $some, 65_536;
+	$dbh->commit;
+	waitpid $pid, 0;
+	is($? >> 8, 1, 'output that was lost in the middle');
+	like(complaint(), qr/^policyctl: standard output: /, 'is told');
+	$pg->psql('TRUNCATE policyd.rule');
+}
+
+# ---- a server that does not answer ----
+
+{
+	my $dbh = $pg->dbh;
+	$dbh->begin_work;
+	$dbh->do('LOCK policyd.domain');
+	for my $args ([qw(domain list)], [qw(domain add late.example)]) {
+		my ($status, $out, $err) = policyctl('-c', $ini, '--timeout', '1',
+		    @$args);
+		is("$status$out", '1', "a lock that stays: @$args");
+		like($err, qr/^policyctl: .* timeout\nhint: .*--timeout /, 'is told');
+	}
+	$dbh->rollback;
+}
+{
+	# It takes the connection, and is silent ever after.
+	my $server = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1')
+	    or die $!;
+	my $silent = fork // die $!;
+	if ($silent == 0) {
+		my $s = $server->accept;
+		sysread $s, my $startup, 65_536;
+		syswrite $s, pack('A N N', 'R', 8, 0) . pack('A N A', 'Z', 5, 'I');
+		1 while sysread $s, my $query, 65_536;
+		POSIX::_exit(0);
+	}
+	my ($status, $out, $err) = policyctl('-d', sprintf('host=127.0.0.1 port=%d'
+	    . ' user=x sslmode=disable gssencmode=disable', $server->sockport),
+	    '--timeout', '1', qw(domain list));
+	kill KILL => $silent;
+	waitpid $silent, 0;
+	is("$status$out", '1', 'a server that froze');
+	is($err, "policyctl: PostgreSQL does not answer\n"
+	    . "hint: --timeout SECONDS waits longer, 0 for ever.\n", 'is told');
+}
+gives('--timeout soon domain list', 2, '', qr/"soon" is no number of seconds/);
+gives('--timeout 0 domain list late.example', 0, qr/^name/, '');
 
 done_testing();

@@ -13,6 +13,7 @@
 #include <libpq-fe.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 /* Exit statuses, and what a command returns. */
@@ -26,6 +27,8 @@ struct ctl {
 	PGconn *db;
 	bool json; /* print for programs */
 	bool dry_run; /* change nothing, only say what would be */
+	bool patient; /* the command may take as long as it takes */
+	unsigned timeout_s; /* else PostgreSQL has so long to answer; 0: ever */
 	const char *file; /* the configuration */
 	bool may_lack_file;
 };
@@ -71,8 +74,18 @@ struct config *ctl_config(const struct ctl *ctl);
 
 /* ---- database.c ---- */
 
+/* Connect as policyctl does to any database; PQstatus() says how it went. */
+PGconn *ctl_open(const struct ctl *ctl, const char *conninfo);
+
 /* Connect, or complain and return false. */
 bool ctl_connect(struct ctl *ctl, const char *conninfo);
+
+/*
+ * What stands between these asks PostgreSQL by itself: where it answers
+ * nothing for so long, the program ends and says so.
+ */
+void ctl_wait_begin(const struct ctl *ctl);
+void ctl_wait_end(void);
 
 /*
  * Run one statement with n text parameters, where NULL is SQL NULL.  The
@@ -93,11 +106,13 @@ bool ctl_script(struct ctl *ctl, const char *sql);
 
 /* ---- print.c ---- */
 
-/* So many rows, as columns under a header. */
-void print_columns(const PGresult *result, int rows);
-
-/* A JSON array of the first column, which holds JSON objects. */
-void print_json(const PGresult *result, int rows);
+/*
+ * Print what a SELECT of n parameters gives, in batches: as columns under a
+ * header, or the first column, which holds JSON objects, as an array.  At most
+ * limit rows (0: all), and then complain where there are more.
+ */
+enum ctl_status print_list(struct ctl *ctl, const char *sql, size_t n,
+    const char *const *params, int64_t limit);
 
 /* ---- the commands ---- */
 

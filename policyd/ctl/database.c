@@ -1,21 +1,39 @@
+#include "base/mem.h"
 #include "ctl/ctl.h"
 
-#include <stdio.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+PGconn *
+ctl_open(const struct ctl *ctl, const char *conninfo)
+{
+	/* What the conninfo itself says goes before what stands before it. */
+	static const char *const keys[] = {"connect_timeout",
+	    "tcp_user_timeout", "keepalives_idle", "keepalives_interval",
+	    "keepalives_count", "options", "dbname", "client_encoding",
+	    "fallback_application_name", NULL};
+	/* A lock that somebody forgot is not worth to wait for. */
+	char *options = mem_printf("-c client_min_messages=warning"
+				   " -c lock_timeout=%us"
+				   " -c statement_timeout=%us",
+	    ctl->timeout_s, ctl->patient ? 0 : ctl->timeout_s);
+	const char *const values[] = {"10", "30000", "30", "10", "3", options,
+	    conninfo, "UTF8", "policyctl", NULL};
+	PGconn *db = PQconnectdbParams(keys, values, 1);
+
+	free(options);
+	return db;
+}
 
 bool
 ctl_connect(struct ctl *ctl, const char *conninfo)
 {
-	/* What the conninfo itself says goes before what stands before it. */
-	static const char *const keys[] = {"connect_timeout", "dbname",
-	    "client_encoding", "fallback_application_name", "options", NULL};
-	const char *const values[] = {"10", conninfo, "UTF8", "policyctl",
-	    "-c client_min_messages=warning", NULL};
 	char *message;
 	size_t n;
 
-	ctl->db = PQconnectdbParams(keys, values, 1);
+	ctl->db = ctl_open(ctl, conninfo);
 	if (PQstatus(ctl->db) == CONNECTION_OK)
 		return true;
 	message = PQerrorMessage(ctl->db);
@@ -28,10 +46,47 @@ ctl_connect(struct ctl *ctl, const char *conninfo)
 	return false;
 }
 
+/* ---- a server that is frozen ends nothing by itself ---- */
+
+static void
+on_alarm(int sig)
+{
+	static const char why[] =
+	    "policyctl: PostgreSQL does not answer\n"
+	    "hint: --timeout SECONDS waits longer, 0 for ever.\n";
+
+	(void)sig;
+	(void)!write(STDERR_FILENO, why, sizeof(why) - 1);
+	_exit(CTL_NO);
+}
+
+void
+ctl_wait_begin(const struct ctl *ctl)
+{
+	enum { GRACE_S = 2 }; /* the server's own end of it comes first */
+
+	if (ctl->patient || ctl->timeout_s == 0)
+		return;
+	signal(SIGALRM, on_alarm);
+	alarm(ctl->timeout_s + GRACE_S);
+}
+
+void
+ctl_wait_end(void)
+{
+	alarm(0);
+}
+
 PGresult *
 ctl_try(struct ctl *ctl, const char *sql, size_t n, const char *const *params)
 {
-	return PQexecParams(ctl->db, sql, (int)n, NULL, params, NULL, NULL, 0);
+	PGresult *result;
+
+	ctl_wait_begin(ctl);
+	result = PQexecParams(ctl->db, sql, (int)n, NULL, params, NULL, NULL,
+	    0);
+	ctl_wait_end();
+	return result;
 }
 
 static bool
@@ -54,6 +109,8 @@ static const struct {
     {"42P01", "policyctl schema install builds the tables."},
     {"22P02", "policyctl --help shows the order of the values."},
     {"22007", "Write a time such as '2026-12-31 18:00'."},
+    {"55P03", "Somebody holds a lock: --timeout SECONDS waits longer."},
+    {"57014", "--timeout SECONDS waits longer, 0 for ever."},
     {"25006", "This is a standby: connect to the primary."},
 };
 
@@ -97,9 +154,13 @@ ctl_query(struct ctl *ctl, const char *sql, size_t n, const char *const *params)
 bool
 ctl_script(struct ctl *ctl, const char *sql)
 {
-	PGresult *result = PQexec(ctl->db, sql);
-	bool good = is_good(result);
+	PGresult *result;
+	bool good;
 
+	ctl_wait_begin(ctl);
+	result = PQexec(ctl->db, sql);
+	ctl_wait_end();
+	good = is_good(result);
 	if (!good)
 		ctl_complain_of(result);
 	PQclear(result);

@@ -19,13 +19,9 @@ complain_of_theirs(const char *message)
 
 /* In one snapshot; NULL, complained of. */
 static PGconn *
-connect_to(const char *conninfo)
+connect_to(const struct ctl *ctl, const char *conninfo)
 {
-	static const char *const keys[] = {"connect_timeout", "dbname",
-	    "client_encoding", "fallback_application_name", "options", NULL};
-	const char *const values[] = {"10", conninfo, "UTF8", "policyctl",
-	    "-c client_min_messages=warning", NULL};
-	PGconn *db = PQconnectdbParams(keys, values, 1);
+	PGconn *db = ctl_open(ctl, conninfo);
 
 	if (PQstatus(db) == CONNECTION_OK) {
 		PQclear(PQexec(db, "BEGIN ISOLATION LEVEL REPEATABLE READ,"
@@ -220,7 +216,7 @@ import_database(struct ctl *ctl, const char *conninfo,
     bool (*read)(struct import *, PGconn *))
 {
 	enum ctl_status status = CTL_NO;
-	PGconn *db = connect_to(conninfo);
+	PGconn *db = connect_to(ctl, conninfo);
 	struct import im;
 
 	if (db == NULL)

@@ -328,7 +328,9 @@ judge_from_database(struct ctl *ctl, const struct config *config,
 	host_init();
 	log_init(LOG_TO_STDERR, LOG_CRIT);
 	tables_init(&tables, config->rcpt.fold_local_part != 0);
+	ctl_wait_begin(ctl);
 	why = tables_load(ctl->db, config, &tables, &table);
+	ctl_wait_end();
 	if (why != NULL) {
 		ctl_complain(NULL, "%.*s: %s", (int)table.n, table.p, why);
 	} else {

@@ -51,18 +51,21 @@ condition(struct statement *s, const char *start)
 	s->next = " AND ";
 }
 
-static PGresult *
-ask(struct ctl *ctl, struct statement *s)
+static void
+end(struct statement *s)
 {
-	const char *params[PARAMS_MAX];
-	PGresult *result;
-
-	for (size_t i = 0; i < s->n; i++)
-		params[i] = s->params[i];
-	result = ctl_query(ctl, s->sql.p, s->n, params);
 	for (size_t i = 0; i < s->n; i++)
 		free(s->params[i]);
 	s->n = 0;
+}
+
+static PGresult *
+ask(struct ctl *ctl, struct statement *s)
+{
+	PGresult *result = ctl_query(ctl, s->sql.p, s->n,
+	    (const char *const *)s->params);
+
+	end(s);
 	return result;
 }
 
@@ -276,30 +279,18 @@ number_text(double n)
 	return mem_strdup(buf);
 }
 
-/* Run it with a limit, and say where that cut it short. */
+/* Run it with a limit, one row more to know where that cuts it short. */
 static enum ctl_status
-print_list(struct ctl *ctl, struct statement *s, int64_t limit)
+list(struct ctl *ctl, struct statement *s, int64_t limit)
 {
-	PGresult *result;
-	int rows;
+	enum ctl_status status;
 
 	if (limit > 0)
 		sbuf_addf(&s->sql, " LIMIT %lld", (long long)limit + 1);
-	result = ask(ctl, s);
-	if (result == NULL)
-		return CTL_NO;
-	rows = PQntuples(result);
-	if (limit > 0 && rows > limit)
-		rows = (int)limit;
-	if (ctl->json)
-		print_json(result, rows);
-	else
-		print_columns(result, rows);
-	if (rows < PQntuples(result))
-		ctl_complain("limit=N says how many, limit=0 is all.",
-		    "there are more than these %d", rows);
-	PQclear(result);
-	return CTL_YES;
+	status = print_list(ctl, s->sql.p, s->n,
+	    (const char *const *)s->params, limit);
+	end(s);
+	return status;
 }
 
 /* -1, complained of. */
@@ -354,7 +345,7 @@ list_keys(struct ctl *ctl, const struct settings *settings,
 	/* What an administrator looks for is mostly what happened last. */
 	sbuf_add(&s.sql, STR(" ORDER BY t.last_seen DESC, t.client, t.sender,"
 			     " t.recipient"));
-	return print_list(ctl, &s, limit);
+	return list(ctl, &s, limit);
 }
 
 enum ctl_status
@@ -396,7 +387,7 @@ list_clients(struct ctl *ctl, const struct settings *settings,
 		    value_of(table, values, columns[i]));
 	where_state(&s, value_of(table, values, "state"));
 	sbuf_add(&s.sql, STR(" ORDER BY t.client"));
-	return print_list(ctl, &s, limit);
+	return list(ctl, &s, limit);
 }
 
 enum ctl_status

@@ -1,3 +1,4 @@
+#include "base/number.h"
 #include "config/config.h"
 #include "ctl/ctl.h"
 
@@ -9,6 +10,8 @@
 #include <unistd.h>
 
 #define DEFAULT_FILE "/etc/policyd/policyd.ini"
+
+enum { TIMEOUT_S = 60, TIMEOUT_MAX_S = 1000000 };
 
 /* ---- the commands ---- */
 
@@ -114,6 +117,13 @@ needs_database(const struct verb *verb)
 	return verb->run != daemon_status;
 }
 
+/* Who builds a schema or imports waits for as long as it takes. */
+static bool
+takes_long(const struct object *object)
+{
+	return object->verbs == schema_verbs || object->verbs == import_verbs;
+}
+
 static bool
 has_verb(const struct object *object, const struct verb *verb)
 {
@@ -155,6 +165,8 @@ help(void)
 	     "  -c FILE      the configuration, instead of " DEFAULT_FILE "\n"
 	     "  -d CONNINFO  the database, instead of the configuration's\n"
 	     "      --json   print for programs\n"
+	     "      --timeout SECONDS  give up where PostgreSQL takes longer, "
+	     "instead of 60\n"
 	     "      --dry-run  of import: only say what it would do\n"
 	     "  -h, --help   print this\n"
 	     "  -V           print the version\n\n"
@@ -255,6 +267,7 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 		return usage();
 	}
 	table = table_of(object, verb);
+	ctl->patient = takes_long(object);
 	words = is_bare(verb) ? 1 : 2;
 	if (!args_parse(table, verb->args, argv + words, argc - words,
 		&values)) {
@@ -271,11 +284,34 @@ run(struct ctl *ctl, const char *file, const char *conninfo, char **argv,
 		status = verb->run(ctl, table, &values);
 	PQfinish(ctl->db);
 	free(values.many);
-	if (fflush(stdout) != 0) {
-		ctl_complain(NULL, "standard output: %s", strerror(errno));
-		status = CTL_NO;
-	}
 	return status;
+}
+
+/* The status, unless something of the output is lost. */
+static int
+finish(enum ctl_status status)
+{
+	bool failed = fflush(stdout) != 0;
+
+	if (!failed && !ferror(stdout))
+		return (int)status;
+	ctl_complain(NULL, "standard output: %s",
+	    failed ? strerror(errno) : "not all of it could be written");
+	return CTL_NO;
+}
+
+/* What to wait, from what was typed; false, complained of. */
+static bool
+read_timeout(const char *text, struct ctl *ctl)
+{
+	int64_t s;
+
+	if (number_parse(str_of(text), &s) == -1 || s > TIMEOUT_MAX_S) {
+		ctl_complain(NULL, "\"%s\" is no number of seconds", text);
+		return false;
+	}
+	ctl->timeout_s = (unsigned)s;
+	return true;
 }
 
 int
@@ -284,12 +320,13 @@ main(int argc, char **argv)
 	static const struct option options[] = {
 	    {"json", no_argument, NULL, 'j'},
 	    {"dry-run", no_argument, NULL, 'n'},
+	    {"timeout", required_argument, NULL, 't'},
 	    {"help", no_argument, NULL, 'h'},
 	    {"version", no_argument, NULL, 'V'},
 	    {0},
 	};
 	const char *file = DEFAULT_FILE, *conninfo = NULL;
-	struct ctl ctl = {0};
+	struct ctl ctl = {.timeout_s = TIMEOUT_S};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "c:d:hV", options, NULL)) != -1) {
@@ -306,18 +343,22 @@ main(int argc, char **argv)
 		case 'n':
 			ctl.dry_run = true;
 			break;
+		case 't':
+			if (!read_timeout(optarg, &ctl))
+				return (int)usage();
+			break;
 		case 'h':
 			help();
-			return CTL_YES;
+			return finish(CTL_YES);
 		case 'V':
 			puts("policyctl " POLICYD_VERSION);
-			return CTL_YES;
+			return finish(CTL_YES);
 		default:
 			return (int)usage();
 		}
 	}
 	if (optind == argc)
 		return (int)usage();
-	return (int)run(&ctl, file, conninfo, argv + optind,
-	    (size_t)(argc - optind));
+	return finish(run(&ctl, file, conninfo, argv + optind,
+	    (size_t)(argc - optind)));
 }

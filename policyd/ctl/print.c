@@ -7,6 +7,9 @@
 
 enum { BOOLOID = 16, GAP = 2 };
 
+/* A table may have millions of rows: so many are in memory at a time. */
+enum { BATCH_ROWS = 10000 };
+
 /* Columns that the text takes on a terminal, as far as UTF-8 says. */
 static size_t
 width(const char *s)
@@ -44,34 +47,108 @@ put(const char *text, size_t fill, bool last)
 		printf("%*s", (int)(fill - n + GAP), "");
 }
 
-void
-print_columns(const PGresult *result, int rows)
+/* A list on its way out: what of it is printed. */
+struct list {
+	bool json;
+	int64_t rows;
+	int columns;
+	size_t *fill; /* the width of each column, as far as it is known */
+};
+
+static void
+widen(struct list *l, const PGresult *result, int rows)
 {
-	int columns = PQnfields(result);
-	size_t *fill = mem_alloc((size_t)columns * sizeof(*fill));
-
-	for (int c = 0; c < columns; c++) {
-		fill[c] = width(PQfname(result, c));
-		for (int r = 0; r < rows; r++) {
-			size_t n = width(cell(result, r, c));
-
-			if (n > fill[c])
-				fill[c] = n;
-		}
+	if (l->fill == NULL) {
+		l->columns = PQnfields(result);
+		l->fill = mem_zalloc((size_t)l->columns * sizeof(*l->fill));
 	}
-	for (int c = 0; c < columns; c++)
-		put(PQfname(result, c), fill[c], c == columns - 1);
-	for (int r = 0; r < rows; r++)
-		for (int c = 0; c < columns; c++)
-			put(cell(result, r, c), fill[c], c == columns - 1);
-	free(fill);
+	for (int c = 0; c < l->columns; c++)
+		for (int r = -1; r < rows; r++) {
+			size_t n = width(r == -1 ? PQfname(result, c) :
+						   cell(result, r, c));
+
+			if (n > l->fill[c])
+				l->fill[c] = n;
+		}
 }
 
-void
-print_json(const PGresult *result, int rows)
+static void
+print_columns(struct list *l, const PGresult *result, int rows)
 {
-	putchar('[');
+	int last = PQnfields(result) - 1;
+
+	widen(l, result, rows);
+	for (int c = 0; c <= last && l->rows == 0; c++)
+		put(PQfname(result, c), l->fill[c], c == last);
 	for (int r = 0; r < rows; r++)
-		printf("%s\n%s", r > 0 ? "," : "", PQgetvalue(result, r, 0));
-	puts("\n]");
+		for (int c = 0; c <= last; c++)
+			put(cell(result, r, c), l->fill[c], c == last);
+}
+
+static void
+print_json(const struct list *l, const PGresult *result, int rows)
+{
+	if (l->rows == 0)
+		putchar('[');
+	for (int r = 0; r < rows; r++)
+		printf("%s\n%s", l->rows + r > 0 ? "," : "",
+		    PQgetvalue(result, r, 0));
+}
+
+/* true: there may be more. */
+static bool
+print_batch(struct list *l, const PGresult *result, int64_t limit)
+{
+	int got = PQntuples(result), rows = got;
+
+	if (limit > 0 && rows > limit - l->rows)
+		rows = (int)(limit - l->rows);
+	if (l->json)
+		print_json(l, result, rows);
+	else
+		print_columns(l, result, rows);
+	l->rows += rows;
+	if (rows < got)
+		ctl_complain("limit=N says how many, limit=0 is all.",
+		    "there are more than these %lld", (long long)l->rows);
+	/* What cannot be written is told at the end. */
+	return got == BATCH_ROWS && rows == got && !ferror(stdout);
+}
+
+static bool
+open_cursor(struct ctl *ctl, const char *sql, size_t n,
+    const char *const *params)
+{
+	char *declare = mem_printf("DECLARE list NO SCROLL CURSOR FOR %s", sql);
+	PGresult *result = NULL;
+
+	/* All of it is wanted, not its first rows soon. */
+	if (ctl_script(ctl, "BEGIN READ ONLY;"
+			    " SET LOCAL cursor_tuple_fraction = 1"))
+		result = ctl_query(ctl, declare, n, params);
+	free(declare);
+	PQclear(result);
+	return result != NULL;
+}
+
+enum ctl_status
+print_list(struct ctl *ctl, const char *sql, size_t n,
+    const char *const *params, int64_t limit)
+{
+	struct list list = {.json = ctl->json};
+	bool good = open_cursor(ctl, sql, n, params), more = good;
+	char fetch[64];
+
+	snprintf(fetch, sizeof(fetch), "FETCH %d FROM list", BATCH_ROWS);
+	while (more) {
+		PGresult *result = ctl_query(ctl, fetch, 0, NULL);
+
+		good = result != NULL;
+		more = good && print_batch(&list, result, limit);
+		PQclear(result);
+	}
+	if (good && list.json)
+		puts("\n]");
+	free(list.fill);
+	return good ? CTL_YES : CTL_NO;
 }

@@ -452,7 +452,6 @@ rows_list(struct ctl *ctl, const struct table *table,
 	    " action, shadow, enabled, comment FROM";
 	bool has_array = column_named(table, STR("conditions")) != -1;
 	struct statement s;
-	PGresult *result;
 
 	begin(&s,
 	    ctl->json     ? "SELECT row_to_json(t) FROM" :
@@ -462,13 +461,5 @@ rows_list(struct ctl *ctl, const struct table *table,
 	sbuf_add(&s.sql, STR(" AS t"));
 	add_where(&s, table, values);
 	sbuf_addf(&s.sql, " ORDER BY %s", table->order_by);
-	result = ctl_query(ctl, s.sql.p, s.n, s.params);
-	if (result == NULL)
-		return CTL_NO;
-	if (ctl->json)
-		print_json(result, PQntuples(result));
-	else
-		print_columns(result, PQntuples(result));
-	PQclear(result);
-	return CTL_YES;
+	return print_list(ctl, s.sql.p, s.n, s.params, 0);
 }

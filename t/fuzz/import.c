@@ -53,6 +53,13 @@ ctl_config(const struct ctl *ctl)
 	return NULL;
 }
 
+PGconn *
+ctl_open(const struct ctl *ctl, const char *conninfo)
+{
+	(void)ctl, (void)conninfo;
+	return NULL;
+}
+
 PGresult *
 ctl_query(struct ctl *ctl, const char *sql, size_t n, const char *const *params)
 {
