@@ -15,6 +15,7 @@
 #include "tables/rule.h"
 #include "tables/source.h"
 #include "tables/tables.h"
+#include "tables/want.h"
 
 #include <errno.h>
 #include <ev.h>
@@ -22,11 +23,10 @@
 #include <time.h>
 
 enum {
-	KEYS_MAX = 10000, /* changed keys of a source; more: read it whole */
-	KEYED_ROWS_MAX = 20000, /* rows of such keys; more: the same */
+	KEYED_ROWS_MAX = 20000, /* rows of changed keys; more: read it whole */
 	FETCH_ROWS = 2000, /* a slice of a full read: about 1 ms of the loop */
+	STALE_MAX = 10, /* reads in vain, one behind the other */
 };
-static const char FETCH[] = "FETCH FORWARD 2000 FROM policyd_feed";
 
 static const double CONNECT_TIMEOUT_S = 5;
 /* Changes that never end must not keep earlier ones from being in force. */
@@ -40,13 +40,6 @@ static const double COPY_LEAST_S = 1, COPY_MOST_S = 3600;
 /* No start waits longer than this where there is a copy to serve from. */
 static const double START_MAX_S = 15;
 
-/* What is to be read of one source: all of it, or some keys. */
-struct want {
-	bool whole;
-	char **keys;
-	size_t count;
-};
-
 /*
  * What one transaction read.  A change that is committed while it reads may be
  * seen in one table and not in the other: its notification says so, and
@@ -55,6 +48,7 @@ struct want {
  */
 struct round {
 	struct want want[SOURCES];
+	bool declared[SOURCES];  /* there is a cursor for all of it */
 	PGresult *rows[SOURCES]; /* of its keys */
 };
 
@@ -70,9 +64,9 @@ enum phase {
 	PHASE_VERSION,
 	PHASE_BEGIN,
 	PHASE_DECLARE,
+	PHASE_KEYS,
 	PHASE_FETCH,
 	PHASE_CLOSE,
-	PHASE_KEYS,
 	PHASE_BARRIER,
 	PHASE_COMMIT,
 	PHASE_PING,
@@ -96,6 +90,8 @@ struct feed {
 	bool is_full; /* that is what the job does */
 	double started;
 	double first_done; /* when its first round was over */
+	bool stale; /* the round saw less than there is: source_is_stale() */
+	int in_vain; /* so many reads were */
 	int left_out;
 
 	ev_timer refresh;
@@ -109,7 +105,8 @@ struct feed {
 	struct feed_status status;
 };
 
-static void next_step(struct feed *f);
+static void lock_next(struct feed *f);
+static void fetch_next(struct feed *f);
 
 /* For durations: the loop's time follows the wall clock. */
 static double
@@ -124,44 +121,27 @@ monotonic_s(void)
 /* ---- wants ---- */
 
 static void
-want_clear(struct want *w)
+want_none(struct feed *f)
 {
-	for (size_t i = 0; i < w->count; i++)
-		free(w->keys[i]);
-	free(w->keys);
-	*w = (struct want){0};
+	for (int s = 0; s < SOURCES; s++)
+		want_clear(&f->wanted[s]);
 }
 
 static void
 want_all(struct feed *f)
 {
-	for (int s = 0; s < SOURCES; s++) {
-		want_clear(&f->wanted[s]);
-		f->wanted[s].whole = true;
-	}
+	for (int s = 0; s < SOURCES; s++)
+		want_whole(&f->wanted[s]);
 	f->full = true;
 }
 
-static void
-want_key(struct want *w, struct str key)
-{
-	if (w->whole)
-		return;
-	if (key.n == 0 || w->count == KEYS_MAX) {
-		want_clear(w);
-		w->whole = true;
-		return;
-	}
-	if ((w->count & (w->count - 1)) == 0)
-		w->keys = mem_realloc(w->keys, (w->count > 0 ? w->count * 2 : 1) *
-			sizeof(w->keys[0]));
-	w->keys[w->count++] = mem_strndup(key.p, key.n);
-}
-
 static bool
-is_wanted(const struct want *w)
+anything_wanted(const struct feed *f)
 {
-	return w->whole || w->count > 0;
+	for (int s = 0; s < SOURCES; s++)
+		if (is_wanted(&f->wanted[s]))
+			return true;
+	return false;
 }
 
 /* ---- the copy on disk ---- */
@@ -253,6 +233,18 @@ job_clear(struct feed *f)
 	tables_abandon(f->tables);
 	f->phase = PHASE_NONE;
 	f->left_out = 0;
+	f->stale = false;
+}
+
+/* The job was in vain: what it was for is to be read once more. */
+static void
+give_back(struct feed *f)
+{
+	for (int i = 0; i < f->count; i++)
+		for (int s = 0; s < SOURCES; s++)
+			want_also(&f->wanted[s], &f->rounds[i].want[s]);
+	f->full = f->full || f->is_full;
+	job_clear(f);
 }
 
 static struct round *
@@ -321,18 +313,23 @@ drop_keys(struct feed *f, enum source s)
 	}
 }
 
+/*
+ * All cursors come before the first row is fetched: what they lock is locked
+ * within a moment of the snapshot, and what another transaction does to the
+ * tables from then on has to wait for us.
+ */
 static void
 declare(struct feed *f, enum source s)
 {
 	char *query = source_query(f->config, s), *sql;
 
 	if (query == NULL) {
-		next_step(f);
+		lock_next(f);
 		return;
 	}
-	sql = mem_printf("DECLARE policyd_feed NO SCROLL CURSOR FOR %s", query);
-	drop_keys(f, s);
-	source_begin(f->config, f->tables, s);
+	sql = mem_printf("DECLARE policyd_feed_%d NO SCROLL CURSOR FOR %s", s,
+	    query);
+	last_round(f)->declared[s] = true;
 	run(f, PHASE_DECLARE, sql, 0, NULL);
 	free(sql);
 	free(query);
@@ -349,13 +346,9 @@ read_keys(struct feed *f, enum source s)
 	free(array);
 }
 
-/*
- * The next source that is wanted, or the end.  With a notification of our own
- * in the transaction, the server sends those of all that were committed before
- * our snapshot ahead of the answer to our COMMIT.
- */
+/* The next source that is wanted: its keys, or a cursor for all of it. */
 static void
-next_step(struct feed *f)
+lock_next(struct feed *f)
 {
 	const struct want *want = last_round(f)->want;
 
@@ -363,13 +356,64 @@ next_step(struct feed *f)
 		if (is_wanted(&want[f->at]) &&
 		    (f->ours || f->at <= SOURCE_ALIAS))
 			break;
-	if (f->at == SOURCES)
-		run(f, PHASE_BARRIER, "SELECT pg_notify('policyd_barrier', '')",
-		    0, NULL);
-	else if (want[f->at].whole)
+	if (f->at == SOURCES) {
+		f->at = -1;
+		fetch_next(f);
+	} else if (want[f->at].whole) {
 		declare(f, (enum source)f->at);
-	else
+	} else {
 		read_keys(f, (enum source)f->at);
+	}
+}
+
+static void
+fetch(struct feed *f)
+{
+	char sql[80];
+
+	snprintf(sql, sizeof(sql), "FETCH FORWARD %d FROM policyd_feed_%d",
+	    FETCH_ROWS, f->at);
+	run(f, PHASE_FETCH, sql, 0, NULL);
+}
+
+static void
+close_cursor(struct feed *f)
+{
+	char sql[80];
+
+	snprintf(sql, sizeof(sql), "CLOSE policyd_feed_%d", f->at);
+	run(f, PHASE_CLOSE, sql, 0, NULL);
+}
+
+/*
+ * Before the end.  With a notification of our own in the transaction, the
+ * server sends those of all that were committed before our snapshot ahead of
+ * the answer to our COMMIT.
+ */
+static void
+ask_barrier(struct feed *f)
+{
+	char *sql = mem_printf("SELECT pg_notify('policyd_barrier', ''), %s",
+	    source_is_stale());
+
+	run(f, PHASE_BARRIER, sql, 0, NULL);
+	free(sql);
+}
+
+/* The next cursor, or the end. */
+static void
+fetch_next(struct feed *f)
+{
+	for (f->at++; f->at < SOURCES; f->at++)
+		if (last_round(f)->declared[f->at])
+			break;
+	if (f->at == SOURCES) {
+		ask_barrier(f);
+		return;
+	}
+	drop_keys(f, (enum source)f->at);
+	source_begin(f->config, f->tables, (enum source)f->at);
+	fetch(f);
 }
 
 static void
@@ -393,15 +437,6 @@ log_read(const struct feed *f)
 	if (f->left_out > 0)
 		log_int(&e, "left_out", f->left_out);
 	log_end(&e);
-}
-
-static bool
-anything_wanted(const struct feed *f)
-{
-	for (int s = 0; s < SOURCES; s++)
-		if (is_wanted(&f->wanted[s]))
-			return true;
-	return false;
 }
 
 /* Put the rounds in force, one upon the other; returns what was read whole. */
@@ -433,12 +468,31 @@ apply(struct feed *f)
 	return whole;
 }
 
+/*
+ * A table was written anew between the snapshot and the lock: nothing of it is
+ * in the snapshot.  With the next one it is, but for who does it all the time.
+ */
+static void
+read_again(struct feed *f)
+{
+	give_back(f);
+	if (++f->in_vain < STALE_MAX)
+		return;
+	f->in_vain = 0;
+	db_session_drop(f->db,
+	    "tables are written anew faster than they can be read");
+}
+
 /* A round is over: another one for what came meanwhile, or all in force. */
 static void
 finish_round(struct feed *f)
 {
 	bool whole;
 
+	if (f->stale) {
+		read_again(f);
+		return;
+	}
 	if (f->count == 1)
 		f->first_done = monotonic_s();
 	if (anything_wanted(f) &&
@@ -447,6 +501,7 @@ finish_round(struct feed *f)
 		return;
 	}
 	whole = apply(f);
+	f->in_vain = 0;
 	f->status.last_read_s = monotonic_s() - f->started;
 	if (whole)
 		log_read(f);
@@ -582,36 +637,36 @@ on_good_result(struct feed *f, PGresult *res)
 		break;
 	case PHASE_BEGIN:
 		take_wanted(f);
-		next_step(f);
+		lock_next(f);
 		break;
-	case PHASE_CLOSE:
-		next_step(f);
-		break;
-	case PHASE_FETCH:
-		f->left_out +=
-		    source_put(f->tables, (enum source)f->at, res);
-		if (PQntuples(res) < FETCH_ROWS) {
-			run(f, PHASE_CLOSE, "CLOSE policyd_feed", 0, NULL);
-			break;
-		}
-		/* FALLTHROUGH */
 	case PHASE_DECLARE:
-		run(f, PHASE_FETCH, FETCH, 0, NULL);
+		lock_next(f);
 		break;
 	case PHASE_KEYS:
 		if (PQntuples(res) > KEYED_ROWS_MAX &&
 		    f->at != SOURCE_RULE) {
 			/* Too much for one turn of the loop: read it whole. */
-			want_clear(&last_round(f)->want[f->at]);
-			last_round(f)->want[f->at].whole = true;
+			want_whole(&last_round(f)->want[f->at]);
 			f->at--;
-			next_step(f);
+			lock_next(f);
 			break;
 		}
 		last_round(f)->rows[f->at] = res;
-		next_step(f);
+		lock_next(f);
 		return;
+	case PHASE_FETCH:
+		f->left_out +=
+		    source_put(f->tables, (enum source)f->at, res);
+		if (PQntuples(res) < FETCH_ROWS)
+			close_cursor(f);
+		else
+			fetch(f);
+		break;
+	case PHASE_CLOSE:
+		fetch_next(f);
+		break;
 	case PHASE_BARRIER:
+		f->stale = PQgetvalue(res, 0, 1)[0] == 't';
 		run(f, PHASE_COMMIT, "COMMIT", 0, NULL);
 		break;
 	case PHASE_COMMIT:
@@ -634,7 +689,7 @@ log_refused(const struct feed *f, const PGresult *res)
 	struct log_entry e;
 
 	log_begin(&e, LOG_ERR, "the database refused to be read");
-	if (f->phase >= PHASE_DECLARE && f->phase <= PHASE_KEYS)
+	if (f->phase >= PHASE_DECLARE && f->phase <= PHASE_CLOSE)
 		log_str(&e, "table", str_of(keys[f->at]));
 	log_str(&e, "sqlstate",
 	    str_of(PQresultErrorField(res, PG_DIAG_SQLSTATE)));
@@ -695,8 +750,7 @@ on_down(void *arg, const char *why)
 	f->status.connected = false;
 	ev_timer_stop(f->loop, &f->ping);
 	job_clear(f);
-	for (int s = 0; s < SOURCES; s++)
-		want_clear(&f->wanted[s]); /* all is read on return */
+	want_none(f); /* all is read on return */
 	if (log_allowed(&f->down_limit, ev_now(f->loop), &suppressed)) {
 		struct log_entry e;
 
@@ -849,8 +903,7 @@ feed_free(struct feed *f)
 		return;
 	db_session_free(f->db);
 	job_clear(f);
-	for (int s = 0; s < SOURCES; s++)
-		want_clear(&f->wanted[s]);
+	want_none(f);
 	aside_end(f->copy);
 	ev_timer_stop(f->loop, &f->refresh);
 	ev_timer_stop(f->loop, &f->ping);
@@ -878,8 +931,7 @@ feed_reconfigure(struct feed *f, const struct config *config)
 		return;
 	db_session_free(f->db);
 	job_clear(f);
-	for (int s = 0; s < SOURCES; s++)
-		want_clear(&f->wanted[s]);
+	want_none(f);
 	f->status.connected = false;
 	ev_timer_stop(f->loop, &f->ping);
 	connect_db(f);

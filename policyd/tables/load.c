@@ -1,5 +1,6 @@
 #include "tables/load.h"
 
+#include "base/mem.h"
 #include "tables/source.h"
 #include "tables/tables.h"
 
@@ -38,12 +39,25 @@ load(PGconn *conn, const struct config *config, struct tables *t,
 	return why;
 }
 
-const char *
-tables_load(PGconn *conn, const struct config *config, struct tables *t,
-    struct str *table)
+/* Ends the transaction; *stale says whether its snapshot was good for nothing. */
+static const char *
+end(PGconn *conn, bool *stale)
+{
+	char *sql = mem_printf("SELECT %s", source_is_stale());
+	PGresult *res = PQexec(conn, sql);
+	bool good = PQresultStatus(res) == PGRES_TUPLES_OK;
+
+	*stale = good && PQgetvalue(res, 0, 0)[0] == 't';
+	PQclear(res);
+	free(sql);
+	return good ? run(conn, "COMMIT") : PQerrorMessage(conn);
+}
+
+static const char *
+load_all(PGconn *conn, const struct config *config, struct tables *t,
+    struct str *table, bool *stale)
 {
 	const char *why = run(conn,
-	    "SET DateStyle = ISO; SET TimeZone = 'UTC'; "
 	    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
 
 	*table = STR("database");
@@ -51,8 +65,23 @@ tables_load(PGconn *conn, const struct config *config, struct tables *t,
 		*table = source_name((enum source)s);
 		why = load(conn, config, t, (enum source)s);
 	}
-	if (why == NULL)
-		why = run(conn, "COMMIT");
+	return why == NULL ? end(conn, stale) : why;
+}
+
+const char *
+tables_load(PGconn *conn, const struct config *config, struct tables *t,
+    struct str *table)
+{
+	enum { TRIES = 10 };
+	const char *why =
+	    run(conn, "SET DateStyle = ISO; SET TimeZone = 'UTC'");
+	bool stale = true;
+
+	*table = STR("database");
+	for (int i = 0; i < TRIES && why == NULL && stale; i++)
+		why = load_all(conn, config, t, table, &stale);
+	if (why == NULL && stale)
+		why = "tables are written anew faster than they can be read";
 	if (why == NULL)
 		tables_swap(t);
 	else

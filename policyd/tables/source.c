@@ -122,6 +122,24 @@ source_keyed_query(const struct config *config, enum source s)
 	return custom_query(config, s) == NULL ? sources[s].keyed : NULL;
 }
 
+/*
+ * pg_class shows what the snapshot shows; pg_relation_filenode() and regclass
+ * tell how things are now that the lock is held.  Some catalogs have a filenode
+ * of 0.
+ */
+const char *
+source_is_stale(void)
+{
+	return "EXISTS (SELECT FROM pg_locks AS l "
+	       "LEFT JOIN pg_class AS c ON c.oid = l.relation "
+	       "LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+	       "WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' "
+	       "AND (c.oid IS NULL "
+	       "OR c.relfilenode NOT IN (0, pg_relation_filenode(c.oid)) "
+	       "OR l.relation::regclass::text NOT IN (quote_ident(c.relname), "
+	       "quote_ident(n.nspname) || '.' || quote_ident(c.relname))))";
+}
+
 struct str
 source_name(enum source s)
 {

@@ -39,6 +39,14 @@ char *source_query(const struct config *config, enum source source);
 const char *source_keyed_query(const struct config *config,
     enum source source);
 
+/*
+ * To be asked as a column at the end of a transaction that reads: is there a
+ * table among those it locked that was written anew, made or renamed since its
+ * snapshot?  Rows that came with such a table are not in the snapshot, nor are
+ * those that were there before (TRUNCATE, ALTER TABLE, REFRESH).
+ */
+const char *source_is_stale(void);
+
 /* Its table in our schema. */
 struct str source_name(enum source source);
 
