@@ -125,4 +125,126 @@ for my $case (@waits) {
 	unlike($said, qr/550/, 'and refuses nothing');
 }
 
+# ---- a table that stays locked ----
+
+$pg->psql(q{INSERT INTO policyd.rule (priority, conditions, action) VALUES
+	(1, ARRAY['sender in list:bad'], '450 4.9.1 bad')});
+my $d = daemon()->start;
+my $n = 0;
+
+# A new address is known in a moment: changes are followed.
+sub followed {
+	my $name = shift;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $who = 'new' . ++$n . '@example.com';
+	$pg->psql("INSERT INTO policyd.address (address) VALUES ('$who')");
+	soon { ($d->ask(recipient => $who) // '') =~ $OK } $name, 10;
+	return;
+}
+
+my %bad = (sender => 'bad@example.net');
+followed('a change is in force');
+for my $what ('all is read', 'the connection is lost') {
+	$writer->begin_work;
+	$writer->do('LOCK TABLE policyd.list_entry');
+	$pg->psql($what eq 'all is read'
+		? 'NOTIFY policyd'
+		: q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE usename = 'policyd'});
+	followed("a table is locked, and $what: the others are followed");
+	followed('so is the next change');
+	like($d->ask(%bad), $OK, 'the locked one is as it was');
+	# No trigger tells of this one.
+	$writer->do('SET LOCAL session_replication_role = replica');
+	$writer->do(q{INSERT INTO policyd.list_entry (list, value) VALUES
+		('bad', 'bad@example.net')});
+	$writer->commit;
+	soon { $d->ask(%bad) =~ /^450/ } 'it is read once the lock is gone';
+	$pg->psql('DELETE FROM policyd.list_entry');
+	soon { $d->ask(%bad) =~ $OK } 'and followed';
+}
+{
+	# Both at once, when the lock goes.
+	my $half = 0;
+	$writer->begin_work;
+	$writer->do('LOCK TABLE policyd.list_entry');
+	$pg->psql('NOTIFY policyd');
+	followed('a table is locked');
+	$writer->do(q{INSERT INTO policyd.list_entry (list, value) VALUES
+		('bad', 'bad@example.net')});
+	$writer->do(q{INSERT INTO policyd.address (address) VALUES
+		('both@example.com')});
+	$writer->commit;
+	soon {
+		my $got = $d->ask(%bad, recipient => 'both@example.com');
+		$half++ if $got =~ $OK;
+		return $got =~ /^450/;
+	} 'who locked it changed another as well';
+	is($half, 0, 'that is in force whole or not at all');
+	$pg->psql('DELETE FROM policyd.list_entry');
+}
+
+# ---- what is no row ----
+
+{
+	my $mark = $d->log_mark;
+	$pg->psql("SELECT pg_notify('policyd', '$_')")
+		for qw(rule:x rule:99999999999999999999 rule:-1 rule: address:
+		address:" nothing:x list_entry:x :), 'rule:1 2';
+	followed('somebody notifies of what there is not');
+	unlike($d->log_since($mark), qr/refused|connection down/,
+		'and nothing is refused');
+}
+
+# ---- no room for notifications ----
+
+# The server refuses a COMMIT then; here, what policyd calls makes it do so.
+$pg->psql(<<'SQL');
+CREATE SCHEMA full_queue;
+GRANT USAGE ON SCHEMA full_queue TO policyd;
+CREATE FUNCTION full_queue.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE 'too many notifications in the NOTIFY queue'
+	    USING ERRCODE = 'program_limit_exceeded';
+END $$;
+CREATE FUNCTION full_queue.set_config(text, text, boolean) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+	IF to_regclass('pg_temp.sent') IS NULL THEN
+		CREATE TEMP TABLE sent ();
+		CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON pg_temp.sent
+		    DEFERRABLE INITIALLY DEFERRED
+		    FOR EACH ROW EXECUTE FUNCTION full_queue.refuse();
+	END IF;
+	RETURN pg_catalog.set_config($1, $2, $3);
+END $$;
+CREATE FUNCTION full_queue.pg_notify(text, text) RETURNS void
+LANGUAGE plpgsql AS 'BEGIN INSERT INTO pg_temp.sent DEFAULT VALUES; END';
+ALTER ROLE policyd SET search_path = full_queue, pg_catalog;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE usename = 'policyd';
+SQL
+soon { $d->log =~ /queue of notifications is full/ } 'the queue is full: said';
+followed('changes that came before are followed');
+is($d->stop, 0, 'exit status');
+{
+	my $fresh = daemon()->start;
+	like($fresh->ask(recipient => 'bob@example.com'), $OK,
+		'a start while it is full');
+	is($fresh->stop, 0, 'exit status');
+}
+$pg->psql('ALTER ROLE policyd RESET search_path');
+
+# ---- a read that takes longer than any should ----
+
+SKIP: {
+	skip 'POLICYD_TEST_LONG is not set: two minutes', 2
+		if !$ENV{POLICYD_TEST_LONG};
+	my $slow = daemon(%site,
+		addresses => 'SELECT address FROM site.mailbox, pg_sleep(70)');
+	$slow->spawn;
+	soon { $slow->log =~ /statement timeout/ } 'a slow query is ended', 90;
+	soon { $slow->log =~ /tables read/ } 'and gets longer the next time', 120;
+}
+
 done_testing();

@@ -314,10 +314,12 @@ judges($d, 'a bad copy, but PostgreSQL is there');
 	is($status, 1, 'a newer schema: policyd -t fails');
 	like($said, qr/schema/, 'and says why');
 	my $mark = $d->log_mark;
-	$dbh->do(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE usename = 'policyd'});
-	soon { $d->log_since($mark) =~ /schema/ }
+	$dbh->do(q{INSERT INTO policyd.address (address)
+		VALUES ('another@example.com')});
+	soon { $d->log_since($mark) =~ /the schema is of version/ }
 	'a running daemon says so when it finds it', 10;
+	like($d->ask(recipient => 'another@example.com'), $UNKNOWN,
+		'which takes no row from it');
 	judges($d, 'a newer schema: the last good state');
 	$dbh->do('UPDATE policyd.schema_version SET version = version - 1000');
 	$dbh->do(q{INSERT INTO policyd.address (address)

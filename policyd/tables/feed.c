@@ -28,11 +28,21 @@ enum {
 	STALE_MAX = 10, /* reads in vain, one behind the other */
 };
 
+static const char SCHEMA_VERSION[] =
+    "(SELECT max(version) FROM policyd.schema_version)";
+
 static const double CONNECT_TIMEOUT_S = 5;
 /* Changes that never end must not keep earlier ones from being in force. */
 static const double ROUNDS_MAX_S = 0.05;
-/* Sorting a large table comes before its first row. */
-static const double READ_TIMEOUT_S = 60;
+/*
+ * Sorting a large table comes before its first row.  Where the server ends it,
+ * it gets twice as long the next time.
+ */
+static const double READ_TIMEOUT_S = 60, READ_TIMEOUT_MOST_S = 960;
+/* The server gives up before we do. */
+static const double GRACE_S = 5;
+/* How long the others wait for a table that is locked, and when to try again. */
+static const double LOCK_TIMEOUT_S = 0.05, LOCK_PAUSE_S = 0.5;
 /* An idle connection that died says nothing: ask it. */
 static const double PING_S = 10;
 /* How soon the copy has a change: a large one takes a while. */
@@ -60,6 +70,7 @@ enum phase {
 	PHASE_NONE,
 	PHASE_SETUP,
 	PHASE_LISTEN,
+	PHASE_LIMITS,
 	PHASE_SCHEMA,
 	PHASE_VERSION,
 	PHASE_BEGIN,
@@ -69,7 +80,13 @@ enum phase {
 	PHASE_CLOSE,
 	PHASE_BARRIER,
 	PHASE_COMMIT,
+	PHASE_ROLLBACK,
 	PHASE_PING,
+};
+
+/* How long the server lets a statement take, and wait for a lock; 0: for ever. */
+struct limits {
+	double statement_s, lock_s;
 };
 
 struct feed {
@@ -86,8 +103,11 @@ struct feed {
 	int count;
 	int at;    /* the source that is being read */
 	bool ours; /* the database has our schema */
-	bool full; /* everything is to be read, the schema's version first */
-	bool is_full; /* that is what the job does */
+	bool full; /* everything is to be read: look at the schema first */
+	bool unread[SOURCES]; /* not yet, since that was so */
+	bool held[SOURCES];   /* locked by somebody else: not for now */
+	struct limits limits; /* of the session */
+	double read_timeout_s;
 	double started;
 	double first_done; /* when its first round was over */
 	bool stale; /* the round saw less than there is: source_is_stale() */
@@ -95,6 +115,7 @@ struct feed {
 	int left_out;
 
 	ev_timer refresh;
+	ev_timer pause; /* runs while something is held */
 	ev_timer ping;
 	ev_timer start;
 	struct aside *copy; /* writes it */
@@ -102,6 +123,8 @@ struct feed {
 	struct log_limit memory_limit;
 	struct log_limit down_limit;
 	struct log_limit schema_limit;
+	struct log_limit lock_limit;
+	struct log_limit full_limit;
 	struct feed_status status;
 };
 
@@ -130,16 +153,28 @@ want_none(struct feed *f)
 static void
 want_all(struct feed *f)
 {
-	for (int s = 0; s < SOURCES; s++)
+	for (int s = 0; s < SOURCES; s++) {
 		want_whole(&f->wanted[s]);
+		f->unread[s] = true;
+	}
 	f->full = true;
 }
 
+/* And can be had. */
 static bool
 anything_wanted(const struct feed *f)
 {
 	for (int s = 0; s < SOURCES; s++)
-		if (is_wanted(&f->wanted[s]))
+		if (is_wanted(&f->wanted[s]) && !f->held[s])
+			return true;
+	return false;
+}
+
+static bool
+anything_unread(const struct feed *f)
+{
+	for (int s = 0; s < SOURCES; s++)
+		if (f->unread[s])
 			return true;
 	return false;
 }
@@ -243,7 +278,6 @@ give_back(struct feed *f)
 	for (int i = 0; i < f->count; i++)
 		for (int s = 0; s < SOURCES; s++)
 			want_also(&f->wanted[s], &f->rounds[i].want[s]);
-	f->full = f->full || f->is_full;
 	job_clear(f);
 }
 
@@ -261,8 +295,8 @@ run(struct feed *f, enum phase phase, const char *sql, int n,
 {
 	double timeout = f->config->database.query_timeout_s;
 
-	if (phase > PHASE_BEGIN && phase < PHASE_PING && timeout < READ_TIMEOUT_S)
-		timeout = READ_TIMEOUT_S;
+	if (phase > PHASE_BEGIN && phase < PHASE_PING)
+		timeout = f->limits.statement_s + GRACE_S;
 	f->phase = phase;
 	db_query(f->db, sql, n, params, timeout, on_result, f);
 }
@@ -278,7 +312,6 @@ static void
 start_job(struct feed *f)
 {
 	f->started = monotonic_s();
-	f->is_full = f->full;
 	f->full = false;
 	start_round(f);
 }
@@ -297,8 +330,11 @@ take_wanted(struct feed *f)
 	f->count++;
 	r = last_round(f);
 	*r = (struct round){0};
-	memcpy(r->want, f->wanted, sizeof(r->want));
-	memset(f->wanted, 0, sizeof(f->wanted));
+	for (int s = 0; s < SOURCES; s++)
+		if (!f->held[s]) {
+			r->want[s] = f->wanted[s];
+			f->wanted[s] = (struct want){0};
+		}
 	f->at = -1;
 }
 
@@ -388,13 +424,13 @@ close_cursor(struct feed *f)
 /*
  * Before the end.  With a notification of our own in the transaction, the
  * server sends those of all that were committed before our snapshot ahead of
- * the answer to our COMMIT.
+ * the answer to our COMMIT.  The schema may have been upgraded meanwhile.
  */
 static void
 ask_barrier(struct feed *f)
 {
-	char *sql = mem_printf("SELECT pg_notify('policyd_barrier', ''), %s",
-	    source_is_stale());
+	char *sql = mem_printf("SELECT pg_notify('policyd_barrier', ''), %s, %s",
+	    source_is_stale(), f->ours ? SCHEMA_VERSION : "NULL");
 
 	run(f, PHASE_BARRIER, sql, 0, NULL);
 	free(sql);
@@ -456,6 +492,7 @@ apply(struct feed *f)
 			const PGresult *rows = f->rounds[i].rows[s];
 
 			f->status.changes += w->whole ? 1 : w->count;
+			f->unread[s] = f->unread[s] && !w->whole;
 			for (size_t k = 0; k < w->count; k++)
 				source_forget(f->tables, (enum source)s,
 				    str_of(w->keys[k]));
@@ -487,7 +524,7 @@ read_again(struct feed *f)
 static void
 finish_round(struct feed *f)
 {
-	bool whole;
+	bool was_full = anything_unread(f), whole;
 
 	if (f->stale) {
 		read_again(f);
@@ -505,7 +542,8 @@ finish_round(struct feed *f)
 	f->status.last_read_s = monotonic_s() - f->started;
 	if (whole)
 		log_read(f);
-	if (f->is_full) {
+	if (was_full && !anything_unread(f)) {
+		f->read_timeout_s = READ_TIMEOUT_S;
 		f->status.reads++;
 		f->status.read_at = ev_now(f->loop);
 		f->status.from_copy = false;
@@ -513,9 +551,43 @@ finish_round(struct feed *f)
 	}
 	job_clear(f);
 	aside_soon(f->copy);
-	if (!whole && tables_wasteful(f->tables))
+	if (!whole && !anything_unread(f) && tables_wasteful(f->tables))
 		want_all(f);
 	settle(f);
+}
+
+/*
+ * Where there are tables to answer from, nobody waits long for one that is
+ * locked; what it holds is in force as it was.  Else all of them are needed.
+ */
+static struct limits
+limits_now(const struct feed *f)
+{
+	bool answers = directory_ready(f->tables->directory) &&
+	    f->origin == source_origin(f->config);
+
+	return (struct limits){f->read_timeout_s,
+	    answers ? LOCK_TIMEOUT_S : 0};
+}
+
+static bool
+set_limits(struct feed *f)
+{
+	struct limits now = limits_now(f);
+	char statement[32], lock[32];
+	const char *params[] = {statement, lock};
+
+	if (now.statement_s == f->limits.statement_s &&
+	    now.lock_s == f->limits.lock_s)
+		return false;
+	f->limits = now;
+	snprintf(statement, sizeof(statement), "%.0f", now.statement_s * 1000);
+	snprintf(lock, sizeof(lock), "%.0f", now.lock_s * 1000);
+	run(f, PHASE_LIMITS,
+	    "SELECT set_config('statement_timeout', $1, false), "
+	    "set_config('lock_timeout', $2, false)",
+	    2, params);
+	return true;
 }
 
 /* Begin what there is to do, where nothing is under way. */
@@ -524,11 +596,15 @@ work(struct feed *f)
 {
 	if (f->phase != PHASE_NONE || db_session_state(f->db) != DB_IDLE)
 		return;
+	if (!ev_is_active(&f->pause))
+		memset(f->held, 0, sizeof(f->held));
+	if (!anything_wanted(f) || set_limits(f))
+		return;
 	if (f->full)
 		run(f, PHASE_SCHEMA,
 		    "SELECT to_regclass('policyd.schema_version') IS NOT NULL",
 		    0, NULL);
-	else if (anything_wanted(f))
+	else
 		start_job(f);
 }
 
@@ -558,25 +634,32 @@ refuse_schema(struct feed *f, const char *why, const char *command)
 	db_session_drop(f->db, why);
 }
 
-static void
-check_version(struct feed *f, const PGresult *res)
+static bool
+check_version(struct feed *f, const char *text)
 {
 	char why[120];
 	struct sbuf b = sbuf_over(why, sizeof(why));
 	int64_t version = 0;
 
-	if (PQntuples(res) == 1)
-		number_parse(str_of(PQgetvalue(res, 0, 0)), &version);
-	if (version == POLICYD_SCHEMA_VERSION) {
-		start_job(f);
-		return;
-	}
+	number_parse(str_of(text), &version);
+	if (version == POLICYD_SCHEMA_VERSION)
+		return true;
 	sbuf_addf(&b, "the schema is of version %lld, this program needs %d",
 	    (long long)version, POLICYD_SCHEMA_VERSION);
 	refuse_schema(f, why,
 	    version < POLICYD_SCHEMA_VERSION ?
 		"policyctl schema upgrade" :
 		"a policyd of that version (policyctl schema status)");
+	return false;
+}
+
+static void
+ask_version(struct feed *f)
+{
+	char *sql = mem_printf("SELECT %s", SCHEMA_VERSION);
+
+	run(f, PHASE_VERSION, sql, 0, NULL);
+	free(sql);
 }
 
 static void
@@ -584,8 +667,7 @@ check_schema(struct feed *f, const PGresult *res)
 {
 	f->ours = PQgetvalue(res, 0, 0)[0] == 't';
 	if (f->ours)
-		run(f, PHASE_VERSION,
-		    "SELECT max(version) FROM policyd.schema_version", 0, NULL);
+		ask_version(f);
 	else if (is_ours(f->config))
 		refuse_schema(f, "the database has no schema policyd",
 		    "policyctl schema install");
@@ -633,7 +715,8 @@ on_good_result(struct feed *f, PGresult *res)
 		check_schema(f, res);
 		break;
 	case PHASE_VERSION:
-		check_version(f, res);
+		if (check_version(f, PQgetvalue(res, 0, 0)))
+			start_job(f);
 		break;
 	case PHASE_BEGIN:
 		take_wanted(f);
@@ -667,11 +750,16 @@ on_good_result(struct feed *f, PGresult *res)
 		break;
 	case PHASE_BARRIER:
 		f->stale = PQgetvalue(res, 0, 1)[0] == 't';
-		run(f, PHASE_COMMIT, "COMMIT", 0, NULL);
+		if (!f->ours || check_version(f, PQgetvalue(res, 0, 2)))
+			run(f, PHASE_COMMIT, "COMMIT", 0, NULL);
 		break;
 	case PHASE_COMMIT:
 		finish_round(f);
 		break;
+	case PHASE_ROLLBACK:
+		give_back(f);
+		break;
+	case PHASE_LIMITS:
 	case PHASE_PING:
 		f->phase = PHASE_NONE;
 		break;
@@ -681,21 +769,92 @@ on_good_result(struct feed *f, PGresult *res)
 	PQclear(res);
 }
 
+static bool
+is_at_source(const struct feed *f)
+{
+	return f->phase >= PHASE_DECLARE && f->phase <= PHASE_CLOSE;
+}
+
+/* As the administrator knows it: a table, or a query of [lookup]. */
+static struct str
+source_at(const struct feed *f)
+{
+	static const struct str keys[SOURCES] = {STR_INIT("domains"),
+	    STR_INIT("domains"), STR_INIT("addresses"), STR_INIT("addresses"),
+	    STR_INIT("list_entry"), STR_INIT("rule")};
+
+	return keys[f->at];
+}
+
 static void
 log_refused(const struct feed *f, const PGresult *res)
 {
-	static const char *const keys[SOURCES] = {"domains", "domains",
-	    "addresses", "addresses", "list_entry", "rule"};
 	struct log_entry e;
 
 	log_begin(&e, LOG_ERR, "the database refused to be read");
-	if (f->phase >= PHASE_DECLARE && f->phase <= PHASE_CLOSE)
-		log_str(&e, "table", str_of(keys[f->at]));
+	if (is_at_source(f))
+		log_str(&e, "table", source_at(f));
 	log_str(&e, "sqlstate",
 	    str_of(PQresultErrorField(res, PG_DIAG_SQLSTATE)));
 	log_str(&e, "error",
 	    str_of(PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY)));
 	log_end(&e);
+}
+
+/* Read the others without it, and try again in a moment. */
+static void
+on_locked(struct feed *f)
+{
+	struct log_entry e;
+	uint64_t suppressed;
+
+	f->held[f->at] = true;
+	ev_timer_stop(f->loop, &f->pause);
+	ev_timer_set(&f->pause, LOCK_PAUSE_S, 0);
+	ev_timer_start(f->loop, &f->pause);
+	if (log_allowed(&f->lock_limit, ev_now(f->loop), &suppressed)) {
+		log_begin(&e, LOG_WARNING,
+		    "a table is locked, its changes have to wait");
+		log_str(&e, "table", source_at(f));
+		log_end(&e);
+	}
+	run(f, PHASE_ROLLBACK, "ROLLBACK", 0, NULL);
+}
+
+/*
+ * Somebody listens and does not read, and no more notifications go in: ours did
+ * not, nor does that of any change.  What was read is good.
+ */
+static void
+on_queue_full(struct feed *f)
+{
+	uint64_t suppressed;
+
+	if (log_allowed(&f->full_limit, ev_now(f->loop), &suppressed))
+		log_line(LOG_ERR, "PostgreSQL's queue of notifications is full: "
+				  "changes of the tables are refused");
+	finish_round(f);
+}
+
+static void
+on_refused(struct feed *f, const PGresult *res)
+{
+	const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+	struct str s = str_of(state != NULL ? state : "");
+
+	if (str_eq(s, STR("55P03")) && is_at_source(f) && f->limits.lock_s > 0) {
+		on_locked(f);
+		return;
+	}
+	if (str_eq(s, STR("54000")) && f->phase == PHASE_COMMIT) {
+		on_queue_full(f);
+		return;
+	}
+	if (str_eq(s, STR("57014")) && is_at_source(f) &&
+	    f->read_timeout_s < READ_TIMEOUT_MOST_S)
+		f->read_timeout_s *= 2;
+	log_refused(f, res);
+	db_session_drop(f->db, "the database refused to be read");
 }
 
 static void
@@ -709,9 +868,9 @@ on_result(void *arg, enum db_outcome outcome, PGresult *res)
 		work(f);
 		break;
 	case DB_REFUSED:
-		log_refused(f, res);
+		on_refused(f, res);
 		PQclear(res);
-		db_session_drop(f->db, "the database refused to be read");
+		work(f);
 		break;
 	case DB_LOST:
 	case DB_TIMEOUT:
@@ -725,20 +884,16 @@ static void
 on_up(void *arg)
 {
 	struct feed *f = arg;
-	char timeout[32];
-	const char *params[] = {timeout};
-
 	f->status.connected = true;
 	log_line(LOG_INFO, "database connection up");
 	ev_timer_again(f->loop, &f->ping);
-	/* The server gives up when we have, and times come in one form. */
-	snprintf(timeout, sizeof(timeout), "%.0f", READ_TIMEOUT_S * 1000);
+	f->limits = (struct limits){0};
+	/* Times come in one form. */
 	run(f, PHASE_SETUP,
-	    "SELECT set_config('statement_timeout', $1, false), "
-	    "set_config('DateStyle', 'ISO', false), "
+	    "SELECT set_config('DateStyle', 'ISO', false), "
 	    "set_config('TimeZone', 'UTC', false), "
 	    "set_config('cursor_tuple_fraction', '1', false)",
-	    1, params);
+	    0, NULL);
 }
 
 static void
@@ -794,8 +949,12 @@ on_notified(void *arg, const char *channel, const char *payload)
 	}
 	if (table.n == 0) {
 		for (int i = 0; i < SOURCES; i++)
-			want_key(&f->wanted[i], STR(""));
-	} else if ((s = source_named(f->config, table)) != SOURCES) {
+			want_whole(&f->wanted[i]);
+		memset(f->held, 0, sizeof(f->held));
+	} else if ((s = source_named(f->config, table)) != SOURCES &&
+	    source_has_key(s, key)) {
+		/* Who locked it may have been the one who changed it. */
+		f->held[s] = false;
 		if (source_keyed_query(f->config, s) == NULL)
 			key = STR("");
 		want_spellings(&f->wanted[s], key);
@@ -830,6 +989,14 @@ on_refresh(struct ev_loop *loop, ev_timer *w, int events)
 		return; /* all is read anyway once it is up */
 	want_all(f);
 	work(f);
+}
+
+static void
+on_pause_over(struct ev_loop *loop, ev_timer *w, int events)
+{
+	(void)loop;
+	(void)events;
+	work(w->data);
 }
 
 static void
@@ -884,12 +1051,14 @@ feed_new(struct ev_loop *loop, const struct config *config,
 	f->settled = settled;
 	f->arg = arg;
 	ev_timer_init(&f->refresh, on_refresh, 0, 0);
+	ev_timer_init(&f->pause, on_pause_over, LOCK_PAUSE_S, 0);
 	ev_timer_init(&f->ping, on_ping, PING_S, PING_S);
 	ev_timer_init(&f->start, on_start_deadline, START_MAX_S, 0);
 	f->copy = aside_new(loop,
 	    &(struct aside_job){write_copy, copy_failed, f, COPY_LEAST_S,
 		COPY_MOST_S, .patient = true});
-	f->refresh.data = f->ping.data = f->start.data = f;
+	f->refresh.data = f->pause.data = f->ping.data = f->start.data = f;
+	f->read_timeout_s = READ_TIMEOUT_S;
 	start_refresh(f);
 	ev_timer_start(loop, &f->start);
 	connect_db(f);
@@ -906,6 +1075,7 @@ feed_free(struct feed *f)
 	want_none(f);
 	aside_end(f->copy);
 	ev_timer_stop(f->loop, &f->refresh);
+	ev_timer_stop(f->loop, &f->pause);
 	ev_timer_stop(f->loop, &f->ping);
 	ev_timer_stop(f->loop, &f->start);
 	free(f);

@@ -158,6 +158,14 @@ source_named(const struct config *config, struct str table)
 	return SOURCES;
 }
 
+bool
+source_has_key(enum source s, struct str key)
+{
+	int64_t id;
+
+	return s != SOURCE_RULE || key.n == 0 || number_parse(key, &id) == 0;
+}
+
 static void
 begin_one(struct tables *t, enum source s)
 {

@@ -53,6 +53,9 @@ struct str source_name(enum source source);
 /* The source to read again when that table has changed; SOURCES if none. */
 enum source source_named(const struct config *config, struct str table);
 
+/* May a row of it have that key?  Anybody may notify of anything. */
+bool source_has_key(enum source source, struct str key);
+
 /* Begin new tables for all that the source writes to. */
 void source_begin(const struct config *config, struct tables *t,
     enum source source);
