@@ -759,6 +759,17 @@ rule_holds(const struct rule *rule, struct subject *s, double now,
 	return true;
 }
 
+void
+rule_left_out(int64_t id, const char *why)
+{
+	struct log_entry e;
+
+	log_begin(&e, LOG_ERR, "a rule is left out");
+	log_int(&e, "rule", id);
+	log_str(&e, "error", str_of(why));
+	log_end(&e);
+}
+
 /* ---- copies: fields with RULE_SEPARATOR behind each, conditions last ---- */
 
 static void
@@ -833,7 +844,9 @@ rules_restore(struct rules *r, struct str key, struct str value)
 	row.shadow = str_eq(shadow, STR("1"));
 	row.enabled = str_eq(enabled, STR("1"));
 	row.conditions = value;
-	return rules_put(r, &row, &why);
+	if (!rules_put(r, &row, &why))
+		rule_left_out(row.id, why);
+	return true;
 }
 
 /* ---- life ---- */

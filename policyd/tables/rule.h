@@ -131,6 +131,9 @@ struct rule_row {
 bool rules_put(struct rules *r, const struct rule_row *row, const char **why);
 void rules_forget(struct rules *r, int64_t id);
 
+/* Log that a row is none. */
+void rule_left_out(int64_t id, const char *why);
+
 /* Put what was changed in the table that answers in force. */
 void rules_ready(struct rules *r);
 
@@ -141,7 +144,11 @@ struct strtab;
 /* The rules that answer, as a table of bytes; the caller frees it. */
 struct strtab *rules_part(const struct rules *r);
 
-/* false: the record is no rule. */
+/*
+ * false: the record is none of a rule.  One that whoever wrote the copy took
+ * for a rule, and this program does not, is left out, as it is when it comes
+ * from PostgreSQL.
+ */
 bool rules_restore(struct rules *r, struct str key, struct str value);
 
 size_t rules_count(const struct rules *r);

@@ -417,7 +417,6 @@ put_rule(struct rules *r, const PGresult *res, int row)
 	};
 	struct str priority = value_of(res, row, 1);
 	bool negative = priority.n > 0 && priority.p[0] == '-';
-	struct log_entry e;
 	const char *why;
 
 	if (number_parse(value_of(res, row, 0), &out.id) == -1 ||
@@ -427,10 +426,7 @@ put_rule(struct rules *r, const PGresult *res, int row)
 		out.priority = -out.priority;
 	if (rules_put(r, &out, &why))
 		return true;
-	log_begin(&e, LOG_ERR, "a rule is left out");
-	log_int(&e, "rule", out.id);
-	log_str(&e, "error", str_of(why));
-	log_end(&e);
+	rule_left_out(out.id, why);
 	return false;
 }
 

@@ -318,6 +318,40 @@ hits(void)
 	lists_free(lists);
 }
 
+/* A copy of another version's has a rule that is none to this one. */
+static void
+copy_of_others(void)
+{
+	static const struct {
+		const char *name;
+		struct str value;
+		bool taken;
+	} cases[] = {
+	    {"a rule", STR_INIT("1\1RCPT\1f\0011\1DUNNO\1"), true},
+	    {"an action of another version",
+		STR_INIT("1\1RCPT\1f\0011\1PERHAPS no\1"), true},
+	    {"a condition of another version",
+		STR_INIT("1\1RCPT\1f\0011\1DUNNO\1size is prime\1"), true},
+	    {"no priority", STR_INIT("x\1RCPT\1f\0011\1DUNNO\1"), false},
+	    {"no action", STR_INIT("1\1RCPT\1f\0011\1"), false},
+	};
+	struct lists *lists = lists_new();
+	struct rules *r = rules_new(lists);
+
+	rules_begin(r);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		int64_t id = (int64_t)i + 1;
+
+		ok(rules_restore(r, (struct str){(const char *)&id, sizeof(id)},
+		       cases[i].value) == cases[i].taken,
+		    "from a copy: %s", cases[i].name);
+	}
+	rules_swap(r);
+	ok(rules_count(r) == 1, "what is no rule is left out");
+	rules_free(r);
+	lists_free(lists);
+}
+
 int
 main(void)
 {
@@ -326,5 +360,6 @@ main(void)
 	action_texts();
 	against_brute_force();
 	hits();
+	copy_of_others();
 	return tap_done();
 }
