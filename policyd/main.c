@@ -13,6 +13,7 @@
 #include "net/server.h"
 #include "net/status.h"
 #include "policy/decide.h"
+#include "policy/keep.h"
 #include "schema_version.h"
 #include "tables/feed.h"
 #include "tables/tables.h"
@@ -434,6 +435,7 @@ run(struct daemon *d)
 		goto free_listeners;
 	}
 	start_watchdog(d);
+	keep_take_secret(d->config);
 	tables_init(&d->tables, d->config->rcpt.fold_local_part);
 	d->policy = policy_new(d->loop, d->config, &d->tables);
 	d->server = server_new(d->loop, d->config, d->policy,

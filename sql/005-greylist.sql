@@ -266,7 +266,8 @@ COMMENT ON FUNCTION policyd.greylist_touch IS
 -- daemon did not hear.  A row that was young enough to stay was deleted, and
 -- stays so.  One that the purge may have taken is made again: then there was
 -- nothing left to delete that counted, while the pass would be lost, and the
--- sender wait once more.
+-- sender wait once more.  So is one that a crash may have taken back, because it
+-- was there before.
 --
 -- A row whose first_seen is its passed_at was taken over from the network of
 -- its client (see greylist_see): that is no pass of its own.
@@ -282,6 +283,9 @@ DECLARE
 	waiting_since timestamptz := clock_timestamp()
 	    - make_interval(secs => retry_window);
 	age interval := make_interval(secs => max_age);
+	-- Statistics do not outlive a crash.
+	crashed timestamptz := coalesce((SELECT stats_reset FROM pg_stat_wal),
+	    '-infinity');
 	s record;
 	old policyd.greylist;
 	new policyd.greylist;
@@ -298,6 +302,7 @@ BEGIN
 		    to_timestamp(k.passed_at) AS passed_at, k.count,
 		    NOT known OR k.passed_at IS NOT NULL
 			AND to_timestamp(k.first_seen) < waiting_since
+			OR to_timestamp(k.last_seen) < crashed
 			AS may_make
 		FROM unnest(clients, senders, recipients, first_seens,
 		    last_seens, passed_ats, counts)

@@ -87,9 +87,8 @@ fault('stopped',
 	break => sub { $pg->stop('fast') },
 	mend  => sub { $pg->start });
 fault('killed',
-	unsynced => 1,
-	break    => sub { $pg->crash },
-	mend     => sub { $pg->start });
+	break => sub { $pg->crash },
+	mend  => sub { $pg->start });
 fault('restarted',
 	break => sub { $pg->restart('fast') });
 fault('frozen',

@@ -438,6 +438,36 @@ $_->stop for @d;
 	is($_->stop, 0, 'exit status') for @auto;
 }
 
+# ---- two hosts of one client in one statement ----
+
+{
+	my $d = greylister($pg);
+	$dbh->do(q{INSERT INTO policyd.client (client, allowed_at)
+		VALUES ('198.18.44.0/24', now())});
+	settle($d);
+	my @key  = (sender => fresh(), recipient => 'bob@example.com');
+	my @host = map { [ client_name => "mx$_->[0].same.example",
+			client_address => $_->[1] ] }
+		[ 1, '198.18.43.1' ], [ 2, '198.18.44.2' ], [ 3, '198.18.45.3' ];
+	my @conn = map { $d->connect } 0 .. 3;
+	quiet();
+	$dbh->begin_work;
+	$dbh->do('LOCK policyd.client IN ACCESS EXCLUSIVE MODE');
+	$conn[3]->send(block(sender => fresh(), recipient => 'bob@example.com'));
+	$pg->wait_for_lock;
+	for my $i (0 .. 2) {
+		$conn[$i]->send(block(@key, @{ $host[$i] }));
+		# It has been read once another is answered.
+		$d->connect->ask(protocol_state => 'CONNECT');
+	}
+	$dbh->commit;
+	my @got = map { $_->reply(20) // 'no answer' } @conn;
+	like($got[$_], $GREYLISTED, 'two hosts of a client: one') for 0, 2;
+	like($got[1], $OK, 'and one whose network is allowed');
+	count_is(1, 'one row', 'sender = ?', $key[1]);
+	is($d->stop, 0, 'exit status');
+}
+
 # ---- many at once ----
 
 {

@@ -77,6 +77,114 @@ for my $how (qw(TERM KILL)) {
 	soon { !-e $file } 'the file is gone';
 }
 
+# ---- what it knew, it knows ----
+
+my $known = "$d->{statedir}/greylist.known";
+
+# A message from a client that nobody has seen before.
+sub named {
+	my ($name, $to) = @_;
+	return $d->ask(session(), client_name => "mx.$name.example",
+		client_address => '198.51.99.7', recipient => "$to\@example.com")
+		// 'no answer';
+}
+
+# An answer that PostgreSQL has a part in, however slow it is.
+sub settled {
+	my ($want, $name, @key) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return soon { named(@key) =~ $want } $name, 20;
+}
+
+# It hears of changes: its own connection for that has asked for the time.
+sub listening {
+	return soon { $pg->dbh->selectrow_array(q{SELECT count(*) > 0
+		FROM pg_stat_activity WHERE state = 'idle'
+		AND query LIKE '%clock_timestamp())'}) } 'policyd listens', 20;
+}
+
+my $OK = qr/^DUNNO$/;
+
+$d->write_ini(greylist => { enabled => 'yes', delay => '1s',
+		auto_allow_after => 0 });
+is($d->stop, 0, 'stopped');
+$pg->dbh->do(q{INSERT INTO policyd.client (client, allowed_at)
+	VALUES ('friend.example', now()), ('gone.example', now())});
+$d->start;
+settled($OK, 'a client that is allowed', $_, 'a') for qw(friend gone);
+settled($OK, 'a key that passes', 'twice', $_) for qw(a b);
+like(named('later', 'a'), $GREY, 'one that waits');
+my $later = time;
+
+for my $how (qw(TERM KILL)) {
+	if ($how eq 'TERM') {
+		is($d->stop, 0, 'stopped while PostgreSQL is there');
+		$pg->stop;
+	} else {
+		my $before = (stat $known)[1];
+		$pg->stop;
+		soon { -e $known && (stat $known)[1] != $before }
+			'it is written when PostgreSQL goes away', 60;
+		$d->signal('KILL')->wait_end;
+	}
+	is(sprintf('%04o', (stat $known)[2] & 07777), '0600',
+		"$how: the file is there, and nobody else's");
+	$d->start(until => 'reply');
+	like(named('friend', "$how$_"), $OK, "$how: a client that is allowed")
+		for 1 .. 3;
+	like(named('twice', $_), $OK, "$how: a key that has passed") for qw(a b);
+	like(named('twice', $how), $GREY, "$how: one that has not");
+	soon { time > $later + 1 } 'a second later';
+	unlike(named('later', 'a'), $GREY, "$how: one that waited");
+	$pg->start;
+	listening();
+	settled($OK, "$how: PostgreSQL is back, what has passed has passed",
+		'twice', 'a');
+	settled($OK, "$how: and so has what passed meanwhile", 'later', 'a');
+}
+{
+	# What was deleted while it was not there is not believed when PostgreSQL is.
+	is($d->stop, 0, 'stopped');
+	my $dbh = $pg->dbh;
+	$dbh->do(q{DELETE FROM policyd.greylist
+		WHERE client = 'twice.example' AND recipient = 'a@example.com'});
+	$dbh->do(q{DELETE FROM policyd.client WHERE client = 'gone.example'});
+	$d->start;
+	listening();
+	settled($GREY, 'deleted meanwhile', 'twice', 'a');
+	settled($GREY, 'and a client', 'gone', 'a');
+	like(named('twice', 'b'), $OK, 'what was not is known');
+	is($d->stop, 0, 'stopped');
+}
+my $whole = slurp($known);
+$pg->stop;
+for ([ 'truncated', substr($whole, 0, -1) ],
+	[ 'corrupted', substr($whole, 0, -1) . (substr($whole, -1) ^ "\1") ],
+	[ 'no copy of what greylisting knows', 'x' x 100 ])
+{
+	my ($what, $bytes) = @$_;
+	my $mark = $d->log_mark;
+	spew($known, $bytes);
+	$d->start(until => 'reply');
+	like($d->log_since($mark), qr/\Q$known\E is left out: it is $what/, $what);
+	like(named('twice', 'b'), $GREY, 'nothing of it is believed');
+	$d->stop;
+}
+unlink $file;
+spew($known, $whole);
+$d->start(until => 'reply');
+like(named('twice', 'b'), $OK, 'the whole one is');
+is($d->stop, 0, 'stopped');
+my $inode = (stat $known)[1];
+$d->start(until => 'reply');
+is($d->stop, 0, 'stopped again');
+is((stat $known)[1], $inode, 'nothing has happened: it is not written');
+unlink $file;
+$pg->start;
+my $was = rows();
+$d->write_ini(greylist => { enabled => 'yes', delay => '1s' });
+$d->start;
+
 # A file that is not whole is left out, with a message.
 $pg->stop;
 try(3, 'x');
@@ -96,7 +204,7 @@ for ([ 'truncated', substr($text, 0, -1) ],
 spew($file, $text);
 $d->start(until => 'reply');
 $pg->start;
-soon { rows() == 2 * $count + 3 } 'the whole one is taken', 20;
+soon { rows() == $was + 1 } 'the whole one is taken', 20;
 unlike($d->log, qr/level=(?:crit|alert)/, 'nothing bad in the log');
 $d->stop;
 

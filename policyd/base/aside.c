@@ -1,5 +1,6 @@
 #include "base/aside.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -9,7 +10,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 static const double SHARE = 50, RETRY_S = 30;
@@ -23,15 +23,6 @@ struct aside {
 	double took_s; /* the last child */
 	bool dirty;    /* what is on disk lacks something */
 };
-
-static double
-monotonic_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 static void
 after(struct aside *a, double s)
@@ -100,7 +91,7 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 		return;
 	}
 	a->dirty = false;
-	a->started = monotonic_s();
+	a->started = clock_s();
 	ev_child_set(&a->child, pid, 0);
 	ev_child_start(loop, &a->child);
 }
@@ -113,7 +104,7 @@ on_child(struct ev_loop *loop, ev_child *w, int events)
 
 	(void)events;
 	ev_child_stop(loop, w);
-	a->took_s = monotonic_s() - a->started;
+	a->took_s = clock_s() - a->started;
 	if (!good)
 		failed(a,
 		    WIFEXITED(w->rstatus) ? WEXITSTATUS(w->rstatus) : EINTR);

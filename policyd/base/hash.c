@@ -11,7 +11,7 @@
 #include <sysexits.h>
 
 /* 192 bytes is the size that XXH3 makes for itself; 136 is its least. */
-static unsigned char secret[192];
+static unsigned char secret[HASH_SECRET_BYTES];
 
 void
 hash_init(void)
@@ -20,6 +20,18 @@ hash_init(void)
 		return;
 	fprintf(stderr, "no random numbers: %s\n", strerror(errno));
 	exit(EX_OSERR);
+}
+
+const void *
+hash_secret(void)
+{
+	return secret;
+}
+
+void
+hash_use_secret(const void *stored)
+{
+	memcpy(secret, stored, sizeof(secret));
 }
 
 uint64_t

@@ -67,13 +67,18 @@ sealed_save(const char *path, const struct seal *seal,
 {
 	char *beside = NULL;
 	FILE *f;
-	int rc, error;
+	int fd, rc, error;
 
 	if (asprintf(&beside, "%s.new", path) == -1)
 		return -1;
-	f = fopen(beside, "we");
-	if (f == NULL) {
+	fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd == -1 || fchmod(fd, 0600) == -1 ||
+	    (f = fdopen(fd, "w")) == NULL) {
+		error = errno;
+		if (fd != -1)
+			close(fd);
 		free(beside);
+		errno = error;
 		return -1;
 	}
 	rc = write_file(f, seal, put, arg);

@@ -4,8 +4,8 @@
 /*
  * sealed - a file that is used whole or not at all.
  *
- * Floor 1.  It is written beside its place, synced and renamed, and not a byte
- * of it is believed before its length and its XXH3 sum are right.  Numbers in
+ * Floor 1.  It is written beside its place, synced and renamed, for nobody else
+ * to read, and not a byte of it is believed before its length and its XXH3 sum are right.  Numbers in
  * it are in the machine's own order: it is read where it was written.
  */
 

@@ -1,12 +1,12 @@
 #include "db/batch.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "db/array.h"
 #include "db/pool.h"
 
 #include <ev.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { BUCKETS = 4096 }; /* chains of two when as many wait as may */
 
@@ -28,15 +28,6 @@ struct batch {
 
 static void pump(struct batch *b);
 
-static double
-monotonic_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* ---- items ---- */
 
 static struct batch_item *
@@ -50,7 +41,7 @@ item_new(struct batch *b, uint64_t key, const struct str *columns)
 		n += columns[i].n + 1;
 	item = mem_alloc(sizeof(*item) + n);
 	*item = (struct batch_item){.key = key, .row = -1,
-	    .since = monotonic_s()};
+	    .since = clock_s()};
 	p = (char *)(item + 1);
 	for (int i = 0; i < b->o.columns; i++) {
 		item->column[i] = p;
@@ -164,6 +155,28 @@ on_done(void *arg, enum db_outcome outcome, PGresult *res)
 	pump(b);
 }
 
+static void
+gather(struct batch *b, struct batch_item *item)
+{
+	item->chain = b->bucket[item->key % BUCKETS];
+	b->bucket[item->key % BUCKETS] = item;
+	b->gather[b->gathered++] = item;
+}
+
+/* A key goes once in a statement; with other columns besides, in the next. */
+static void
+leave_doubles(struct batch *b)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < b->out_count; i++)
+		if (n > 0 && compare(&b->out[n - 1], &b->out[i], b) == 0)
+			gather(b, b->out[i]);
+		else
+			b->out[n++] = b->out[i];
+	b->out_count = n;
+}
+
 /* The oldest that gathered, sorted. */
 static void
 take(struct batch *b)
@@ -184,6 +197,7 @@ take(struct batch *b)
 		*at = b->out[i]->chain;
 	}
 	qsort_r(b->out, n, sizeof(b->out[0]), compare, b);
+	leave_doubles(b);
 }
 
 static char *
@@ -241,7 +255,7 @@ start_patience(struct batch *b)
 	for (size_t i = 1; i < b->out_count; i++)
 		if (b->out[i]->since < since)
 			since = b->out[i]->since;
-	left_s = since + b->patience_s - monotonic_s();
+	left_s = since + b->patience_s - clock_s();
 	ev_now_update(b->loop);
 	ev_timer_set(&b->patience, left_s > 0 ? left_s : 0, 0);
 	ev_timer_start(b->loop, &b->patience);
@@ -302,12 +316,23 @@ batch_ready(const struct batch *b)
 	    db_pool_hopeful(b->pool);
 }
 
+static bool
+has_the_same_besides(const struct batch *b, const struct batch_item *item,
+    const struct str *columns)
+{
+	for (int i = b->o.key_columns; i < b->o.columns; i++)
+		if (!str_eq(str_of(item->column[i]), columns[i]))
+			return false;
+	return true;
+}
+
 static struct batch_item *
-find(const struct batch *b, uint64_t key)
+find(const struct batch *b, uint64_t key, const struct str *columns)
 {
 	struct batch_item *item = b->bucket[key % BUCKETS];
 
-	while (item != NULL && item->key != key)
+	while (item != NULL && (item->key != key ||
+		!has_the_same_besides(b, item, columns)))
 		item = item->chain;
 	return item;
 }
@@ -316,15 +341,13 @@ bool
 batch_ask(struct batch *b, uint64_t key, const struct str *columns,
     bool counted, struct batch_waiter *w, batch_done_fn *done, void *arg)
 {
-	struct batch_item *item = find(b, key);
+	struct batch_item *item = find(b, key, columns);
 
 	if (!batch_ready(b))
 		return false;
 	if (item == NULL) {
 		item = item_new(b, key, columns);
-		item->chain = b->bucket[key % BUCKETS];
-		b->bucket[key % BUCKETS] = item;
-		b->gather[b->gathered++] = item;
+		gather(b, item);
 	}
 	item->count += counted;
 	w->done = done;

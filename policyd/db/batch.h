@@ -6,7 +6,8 @@
  *
  * Floor 4.  Knows nothing of mail.  While one statement is out, keys gather;
  * when it is back, all that gathered go as the next one, each key once, in
- * their order.  Nothing is held back in the hope of more: an idle daemon asks in
+ * their order (one that is asked for with other columns besides its key, in one
+ * after that).  Nothing is held back in the hope of more: an idle daemon asks in
  * one round trip, a loaded one asks ever more at once.
  *
  * Nobody waits for longer than patience_s, which is the one thing that is timed:

@@ -94,12 +94,6 @@ spell(struct sighting *s)
 	s->network_text = client_text(c, STR(""), c->room->network_text);
 }
 
-static uint64_t
-hash_str(struct str s)
-{
-	return hash(s.p, s.n);
-}
-
 static void
 find_client(struct check *c, struct sighting *s)
 {

@@ -1,23 +1,25 @@
 #include "policy/greylist.h"
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/set.h"
 #include "config/config.h"
-#include "db/ear.h"
 #include "db/pool.h"
 #include "policy/attempt.h"
 #include "policy/journal.h"
+#include "policy/keep.h"
 #include "policy/known.h"
+#include "policy/news.h"
 #include "policy/purge.h"
+#include "policy/see.h"
 #include "policy/tally.h"
+#include "policy/unsynced.h"
 #include "policy/writer.h"
 
 #include <ev.h>
 #include <math.h>
 #include <stdlib.h>
-#include <time.h>
 
 /*
  * Nobody waits longer for PostgreSQL than this: memory can judge.  Much more
@@ -28,7 +30,10 @@ static const double PATIENCE_S = 0.5;
 
 static const double CONNECT_TIMEOUT_S = 5;
 
-enum { CLOCK_ROUND_MS = 100, ANNOUNCED_MAX = 10000 };
+enum { CLOCK_ROUND_MS = 100, EAR_TIMEOUT_MS = 5000 };
+
+/* PostgreSQL's clock and ours differ by less than one in so many; or it is set. */
+enum { CLOCK_DRIFT = 1000, CLOCK_SET_MS = 5000 };
 
 /*
  * The last use of a key is written when it is a second old; the more there is
@@ -49,26 +54,25 @@ struct greylist {
 	struct db_pool *pool;
 	struct batch *batch;
 	struct known *known;
+	struct keep *keep; /* of what is known */
 	struct writer *writer;
 	struct journal *journal; /* the writer's */
 	struct purge *purge;
 	struct tally *begun; /* by client */
 
-	/* What is announced, and whether all of it is heard. */
-	struct ear *ear;
-	bool listening;
+	struct news *news;
+	struct unsynced *unsynced;
 
 	/* PostgreSQL's clock less ours, in ms; a guess until it has said. */
 	int64_t ahead;
+	int64_t clock_at; /* when it said; 0: not yet */
 
 	/*
-	 * Of the statement that is out: when it was sent, and what was
-	 * announced since.  Its rows may be older than that.
+	 * Of the statement that is out: when it was sent.  Its rows may be older
+	 * than what was announced since.
 	 */
 	uint32_t sent_epoch;
 	int64_t sent_at;
-	struct set announced;
-	bool announced_more; /* than that holds: anything may be */
 	char parameter[4][32];
 
 	struct log_limit slow_limit, full_limit, begun_limit;
@@ -76,30 +80,11 @@ struct greylist {
 
 /* ---- time ---- */
 
-/* Our clock, in ms: goes on while the machine sleeps, and is never set. */
-static int64_t
-now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_BOOTTIME, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-static int64_t
-since_1970(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 /* PostgreSQL's time, in seconds, as ours. */
 static int64_t
-ours(const struct greylist *g, const char *seconds)
+ours(const struct greylist *g, double seconds)
 {
-	double ms = strtod(seconds, NULL) * 1000;
+	double ms = seconds * 1000;
 
 	if (!(ms < (double)KNOWN_FOREVER / 2))
 		return KNOWN_FOREVER;
@@ -109,9 +94,21 @@ ours(const struct greylist *g, const char *seconds)
 }
 
 static void
-set_clock(struct greylist *g, const char *seconds)
+set_clock(struct greylist *g, double seconds)
 {
-	g->ahead = (int64_t)floor(strtod(seconds, NULL) * 1000) - now_ms();
+	int64_t now = clock_ms();
+	int64_t ahead = (int64_t)floor(seconds * 1000) - now;
+	int64_t least = g->ahead - (now - g->clock_at) / CLOCK_DRIFT;
+
+	/*
+	 * An answer was on its way for a while, so that all of them say too
+	 * little: the one that says most is the nearest.  Less is believed
+	 * slowly; much less, at once.
+	 */
+	if (g->clock_at != 0 && ahead < least && ahead > least - CLOCK_SET_MS)
+		ahead = least;
+	g->ahead = ahead;
+	g->clock_at = now;
 	writer_set_ahead(g->writer, g->ahead);
 }
 
@@ -265,7 +262,7 @@ static struct greylist_answer
 judge_key(struct greylist *g, struct sighting *s)
 {
 	struct attempt_limits l = limits(g);
-	int64_t now = now_ms();
+	int64_t now = clock_ms();
 	struct journal_entry *e;
 	struct attempt_row row =
 	    find_row(g, journal_key(s->client, s->pair), &e);
@@ -320,7 +317,7 @@ use(struct greylist *g, uint64_t key, struct known_entry k, int64_t now)
 static bool
 may_trust(const struct greylist *g, struct known_entry k, bool away)
 {
-	return away || (k.sure && g->listening);
+	return away || (k.sure && news_is_heard(g->news));
 }
 
 static bool
@@ -357,7 +354,7 @@ judge_in_memory(struct greylist *g, struct sighting *s)
 {
 	bool changed = false;
 
-	if (is_exempt(g, s, true, now_ms(), &changed))
+	if (is_exempt(g, s, true, clock_ms(), &changed))
 		return (struct greylist_answer){GREYLIST_CLIENT, 0};
 	return judge_key(g, s);
 }
@@ -466,24 +463,6 @@ has_begun_too_many(struct greylist *g, struct sighting *s, bool changed,
 
 /* ---- one statement for all that wait ---- */
 
-enum column { CLIENT, SENDER, RECIPIENT, NETWORK, COLUMNS };
-enum { KEY_COLUMNS = NETWORK };
-
-/* Of the result. */
-enum field {
-	FIELD_CLIENT,
-	FIELD_SENDER,
-	FIELD_RECIPIENT,
-	FIELD_FIRST_SEEN,
-	FIELD_LAST_SEEN,
-	FIELD_PASSED_AT,
-	FIELD_CLOCK,
-};
-
-static const char SEE[] =
-    "SELECT client, sender, recipient, first_seen, last_seen, passed_at, clock "
-    "FROM policyd.greylist_see($1, $4, $2, $3, $5, $6, $7, $8, $9)";
-
 static int
 on_parameters(void *arg, const char **more, int max)
 {
@@ -507,29 +486,34 @@ on_sent(void *arg)
 	struct greylist *g = arg;
 
 	g->sent_epoch = known_epoch(g->known);
-	g->sent_at = now_ms();
-	set_clear(&g->announced);
-	g->announced_more = false;
-}
-
-static const char *
-field(const PGresult *res, int row, enum field f)
-{
-	return PQgetvalue(res, row, (int)f);
-}
-
-/* While the statement was out. */
-static bool
-was_announced(const struct greylist *g, uint64_t key)
-{
-	return g->announced_more || set_has(&g->announced, key);
+	g->sent_at = clock_ms();
+	news_watch(g->news);
 }
 
 static void
 learn(struct greylist *g, uint64_t key, enum known_kind kind, int64_t time)
 {
-	if (!was_announced(g, key))
+	if (!news_had(g->news, key))
 		known_put(g->known, key, kind, time, g->sent_epoch);
+}
+
+static void
+on_client(void *arg, uint64_t client, const struct see_row *row)
+{
+	struct greylist *g = arg;
+
+	learn(g, client, KNOWN_CLIENT, ours(g, row->last_seen));
+}
+
+/* It was asked about since it was changed, and is not exempt. */
+static void
+on_stranger(void *arg, uint64_t client)
+{
+	struct greylist *g = arg;
+
+	if (known_find(g->known, client).kind == KNOWN_CHANGED &&
+	    !news_had(g->news, client))
+		known_drop(g->known, client);
 }
 
 /* An answer may be late, and say less than what was judged meanwhile. */
@@ -547,77 +531,24 @@ earlier(const struct greylist *g, uint64_t key, int64_t first_seen)
 }
 
 static void
-learn_row(struct greylist *g, const struct batch_item *item,
-    const PGresult *res)
+on_key(void *arg, const struct batch_item *item, const struct see_row *row)
 {
-	const char *client = item->column[CLIENT];
-	const char *first_seen = field(res, item->row, FIELD_FIRST_SEEN);
+	struct greylist *g = arg;
+	const struct attempt_row r = {ours(g, row->first_seen), clock_ms(),
+	    row->has_passed ? ours(g, row->clock) : ATTEMPT_WAITS, 1};
+	const struct str texts[] = {str_of(item->column[SEE_CLIENT]),
+	    str_of(item->column[SEE_SENDER]),
+	    str_of(item->column[SEE_RECIPIENT])};
 
-	if (!PQgetisnull(res, item->row, FIELD_PASSED_AT)) {
-		learn(g, item->key, KNOWN_PASSED,
-		    ours(g, field(res, item->row, FIELD_LAST_SEEN)));
-		return;
-	}
-	learn(g, item->key, KNOWN_WAITING,
-	    earlier(g, item->key, ours(g, first_seen)));
-	if (strcmp(first_seen, field(res, item->row, FIELD_CLOCK)) == 0)
-		tally_add(g->begun, hash(client, strlen(client)), now_ms());
-}
-
-/* A client that is not greylisted, by its hash. */
-struct exempt {
-	uint64_t hash;
-	int row;
-};
-
-static int
-exempt_compare(const void *left, const void *right)
-{
-	const struct exempt *l = left, *r = right;
-
-	return (l->hash > r->hash) - (l->hash < r->hash);
-}
-
-static int
-exempt_row(const struct exempt *exempt, size_t n, const char *text)
-{
-	struct exempt wanted = {hash(text, strlen(text)), -1};
-	const struct exempt *e = n == 0 ? NULL :
-	    bsearch(&wanted, exempt, n, sizeof(wanted), exempt_compare);
-
-	return e != NULL ? e->row : -1;
-}
-
-static struct batch_item *
-item_of(struct batch_item *const *items, size_t n, const PGresult *res, int row)
-{
-	const char *key[KEY_COLUMNS] = {field(res, row, FIELD_CLIENT),
-	    field(res, row, FIELD_SENDER), field(res, row, FIELD_RECIPIENT)};
-	size_t low = 0, high = n;
-
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-		int rc = batch_compare(items[mid], key, KEY_COLUMNS);
-
-		if (rc == 0)
-			return items[mid];
-		if (rc < 0)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return NULL;
-}
-
-/* It was asked about since it was changed, and is not exempt. */
-static void
-forget_change(struct greylist *g, const char *client)
-{
-	uint64_t h = hash(client, strlen(client));
-
-	if (known_find(g->known, h).kind == KNOWN_CHANGED &&
-	    !was_announced(g, h))
-		known_drop(g->known, h);
+	if (row->has_passed)
+		learn(g, item->key, KNOWN_PASSED, ours(g, row->last_seen));
+	else
+		learn(g, item->key, KNOWN_WAITING,
+		    earlier(g, item->key, r.first_seen));
+	if (row->is_new)
+		tally_add(g->begun, hash_text(row->client), clock_ms());
+	if ((row->is_new || row->passes) && !news_had(g->news, item->key))
+		unsynced_put(g->unsynced, item->key, texts, &r);
 }
 
 static void
@@ -625,46 +556,14 @@ on_match(void *arg, struct batch_item *const *items, size_t n,
     const PGresult *res)
 {
 	struct greylist *g = arg;
-	int rows = PQntuples(res);
-	struct exempt *exempt = mem_alloc((size_t)rows * sizeof(exempt[0]));
-	size_t exempts = 0;
+	const struct see_handlers handlers = {on_client, on_key, on_stranger,
+	    g};
 
 	/* One that was long under way says what time it was. */
-	if (rows > 0 && now_ms() - g->sent_at <= CLOCK_ROUND_MS)
-		set_clock(g, field(res, 0, FIELD_CLOCK));
-	for (int row = 0; row < rows; row++) {
-		const char *client = field(res, row, FIELD_CLIENT);
-		struct batch_item *item;
-
-		if (PQgetisnull(res, row, FIELD_SENDER)) {
-			uint64_t h = hash(client, strlen(client));
-
-			exempt[exempts++] = (struct exempt){h, row};
-			learn(g, h, KNOWN_CLIENT,
-			    ours(g, field(res, row, FIELD_LAST_SEEN)));
-			continue;
-		}
-		item = item_of(items, n, res, row);
-		if (item != NULL) {
-			item->row = row;
-			learn_row(g, item, res);
-		}
-	}
-	qsort(exempt, exempts, sizeof(exempt[0]), exempt_compare);
-	for (size_t i = 0; i < n; i++) {
-		int row = exempt_row(exempt, exempts, items[i]->column[CLIENT]);
-
-		if (row == -1)
-			row = exempt_row(exempt, exempts,
-			    items[i]->column[NETWORK]);
-		if (row != -1) {
-			items[i]->row = row;
-		} else {
-			forget_change(g, items[i]->column[CLIENT]);
-			forget_change(g, items[i]->column[NETWORK]);
-		}
-	}
-	free(exempt);
+	if (PQntuples(res) > 0 && clock_ms() - g->sent_at <= CLOCK_ROUND_MS)
+		set_clock(g, see_row(res, 0).clock);
+	see_match(items, n, res, &handlers);
+	unsynced_answered(g->unsynced, g->sent_at);
 }
 
 static void
@@ -688,19 +587,17 @@ static struct greylist_answer
 read_answer(const struct greylist *g, const PGresult *res, int row)
 {
 	struct attempt_limits l = limits(g);
-	const char *passed_at = field(res, row, FIELD_PASSED_AT);
-	const char *clock = field(res, row, FIELD_CLOCK);
-	struct attempt_row r = {
-	    .first_seen = ours(g, field(res, row, FIELD_FIRST_SEEN))};
+	struct see_row seen = see_row(res, row);
+	struct attempt_row r = {.first_seen = ours(g, seen.first_seen)};
 	enum attempt_verdict verdict = ATTEMPT_KNOWN;
 
-	if (PQgetisnull(res, row, FIELD_SENDER))
+	if (seen.is_client)
 		return (struct greylist_answer){GREYLIST_CLIENT, 0};
-	if (PQgetisnull(res, row, FIELD_PASSED_AT))
+	if (!seen.has_passed)
 		verdict = ATTEMPT_EARLY;
-	else if (strcmp(passed_at, clock) == 0)
+	else if (seen.passes)
 		verdict = ATTEMPT_PASS;
-	return answer_of(&l, verdict, &r, ours(g, clock));
+	return answer_of(&l, verdict, &r, ours(g, seen.clock));
 }
 
 static void
@@ -725,7 +622,15 @@ on_arrived(void *arg, const struct journal_entry *e)
 	struct known_entry k = known_find(g->known, e->key);
 	bool waits = e->row.passed_at == ATTEMPT_WAITS;
 	int64_t time = waits ? e->row.first_seen : e->row.last_seen;
+	struct attempt_row row = e->row;
 
+	if (e->kind >= JOURNAL_PASSED_KEY) {
+		const struct str texts[] = {str_of(e->text[0]),
+		    str_of(e->text[1]), str_of(e->text[2])};
+
+		row.last_seen = clock_ms();
+		unsynced_put(g->unsynced, e->key, texts, &row);
+	}
 	if (e->kind == JOURNAL_CLIENT || (waits && k.kind == KNOWN_PASSED))
 		return;
 	/* A late answer may be there already, of a later time. */
@@ -743,8 +648,8 @@ greylist_ask(struct greylist *g, struct sighting *s,
 	bool away = !batch_ready(g->batch), changed = false;
 	uint64_t key = journal_key(s->client, s->pair);
 	const struct journal_entry *e;
-	struct str columns[COLUMNS];
-	int64_t now = now_ms();
+	struct str columns[SEE_COLUMNS];
+	int64_t now = clock_ms();
 
 	*out = (struct greylist_answer){GREYLIST_CLIENT, 0};
 	if (is_exempt(g, s, away, now, &changed))
@@ -760,10 +665,10 @@ greylist_ask(struct greylist *g, struct sighting *s,
 		return true;
 	if (!away) {
 		s->spell(s);
-		columns[CLIENT] = s->client_text;
-		columns[NETWORK] = s->network_text;
-		columns[SENDER] = s->sender;
-		columns[RECIPIENT] = s->recipient;
+		columns[SEE_CLIENT] = s->client_text;
+		columns[SEE_NETWORK] = s->network_text;
+		columns[SEE_SENDER] = s->sender;
+		columns[SEE_RECIPIENT] = s->recipient;
 		w->greylist = g;
 		w->sighting = s;
 		w->done = done;
@@ -784,109 +689,87 @@ greylist_cancel(struct greylist_waiter *w)
 
 /* ---- what is announced ---- */
 
-static void
-announce(struct greylist *g, uint64_t h)
-{
-	if (g->announced.count < ANNOUNCED_MAX)
-		set_add(&g->announced, h);
-	else
-		g->announced_more = true;
-}
-
 /*
- * "CLIENT SENDER RECIPIENT": no client has a blank.  If somebody has changed or
- * deleted it, what waits to be written of it goes, too: it was judged by what
- * the row said before.  What is under way just then is written, as if it had
- * come first: a use is a use.  What a host has merged takes nothing away: what is
- * remembered may be less than that, and serves while PostgreSQL is away.
+ * If somebody has changed or deleted it, what waits to be written of it goes,
+ * too: it was judged by what the row said before.  What is under way just then
+ * is written, as if it had come first: a use is a use.  What a host has merged
+ * takes nothing away: what is remembered may be less than that, and serves while
+ * PostgreSQL is away.
  */
 static void
-forget_key(struct greylist *g, struct str key, bool merged)
+on_changed_key(void *arg, uint64_t key, bool merged)
 {
-	const char *blank = memchr(key.p, ' ', key.n);
-	struct journal_entry *e;
-	struct str pair;
-	uint64_t h;
+	struct greylist *g = arg;
+	struct known_entry k = known_find(g->known, key);
+	struct journal_entry *e = journal_find(g->journal, key);
 
-	if (blank == NULL)
-		return;
-	pair = str_from(key, (size_t)(blank - key.p) + 1);
-	h = journal_key(hash(key.p, (size_t)(blank - key.p)),
-	    hash(pair.p, pair.n));
-	announce(g, h);
 	if (merged) {
-		struct known_entry k = known_find(g->known, h);
-
 		if (k.kind != KNOWN_NOTHING)
-			known_put(g->known, h, k.kind, k.time,
+			known_put(g->known, key, k.kind, k.time,
 			    known_epoch(g->known) - 1);
 		return;
 	}
-	known_drop(g->known, h);
-	e = journal_find(g->journal, h);
+	known_drop(g->known, key);
+	unsynced_drop(g->unsynced, key);
 	if (e != NULL)
 		journal_drop(g->journal, e);
 }
 
 static void
-forget_client(struct greylist *g, struct str client)
-{
-	uint64_t h = hash(client.p, client.n);
-
-	known_put(g->known, h, KNOWN_CHANGED, now_ms(), known_epoch(g->known));
-	announce(g, h);
-	tally_forget(g->begun, h);
-}
-
-static bool
-starts(struct str s, struct str with)
-{
-	return s.n >= with.n && memcmp(s.p, with.p, with.n) == 0;
-}
-
-static void
-on_heard(void *arg, const char *payload)
+on_changed_client(void *arg, uint64_t client)
 {
 	struct greylist *g = arg;
-	struct str what = str_of(payload);
-	struct log_entry e;
 
-	log_begin(&e, LOG_DEBUG, "announced");
-	log_str(&e, "what", what);
-	log_end(&e);
-	if (starts(what, STR("greylist:")))
-		forget_key(g, str_from(what, sizeof("greylist:") - 1), false);
-	else if (starts(what, STR("greylist_merged:")))
-		forget_key(g, str_from(what, sizeof("greylist_merged:") - 1),
-		    true);
-	else if (starts(what, STR("client:")))
-		forget_client(g, str_from(what, sizeof("client:") - 1));
-	else if (str_eq(what, STR("greylist")) || str_eq(what, STR("client")))
-		known_doubt(g->known);
+	known_put(g->known, client, KNOWN_CHANGED, clock_ms(),
+	    known_epoch(g->known));
+	tally_forget(g->begun, client);
 }
 
 static void
-on_begun(void *arg)
+on_changed_many(void *arg)
+{
+	struct greylist *g = arg;
+
+	known_doubt(g->known);
+	unsynced_clear(g->unsynced);
+}
+
+/* PostgreSQL may have crashed, and lost what it has not written to disk. */
+static void
+send_again(struct greylist *g)
+{
+	unsynced_lost(g->unsynced, g->journal);
+	if (journal_count(g->journal) > 0)
+		writer_soon(g->writer);
+}
+
+/* PostgreSQL, or the way to it, has failed. */
+static void
+on_silence(void *arg)
+{
+	struct greylist *g = arg;
+
+	send_again(g);
+	keep_soon(g->keep);
+}
+
+static void
+on_listening(void *arg)
 {
 	struct greylist *g = arg;
 
 	/* What was announced before may have been missed. */
 	known_doubt(g->known);
-	g->listening = true;
+	send_again(g);
 }
 
 static void
-on_ended(void *arg)
+on_clock(void *arg, double seconds)
 {
 	struct greylist *g = arg;
 
-	g->listening = false;
-}
-
-static void
-on_clock(void *arg, const char *seconds)
-{
-	set_clock(arg, seconds);
+	set_clock(g, seconds);
+	unsynced_answered(g->unsynced, clock_ms() - EAR_TIMEOUT_MS);
 }
 
 /* ---- life ---- */
@@ -900,7 +783,7 @@ connect_pool(struct greylist *g)
 	    .reconnect_max_s = g->config->database.reconnect_max_s,
 	};
 
-	const char *prepare[DB_PREPARED_MAX + 1] = {SEE};
+	const char *prepare[DB_PREPARED_MAX + 1] = {SEE_SQL};
 
 	writer_statements(prepare + 1, DB_PREPARED_MAX - 1);
 	g->pool = db_pool_new(g->loop, &options,
@@ -910,18 +793,12 @@ connect_pool(struct greylist *g)
 }
 
 static void
-connect_ear(struct greylist *g)
+connect_news(struct greylist *g)
 {
-	struct db_options options = {
-	    .conninfo = g->config->database.listen_conninfo,
-	    .connect_timeout_s = CONNECT_TIMEOUT_S,
-	    .reconnect_max_s = g->config->database.reconnect_max_s,
-	};
-	struct ear_handlers handlers = {on_begun, on_ended, on_heard, on_clock,
-	    g};
+	struct news_handlers handlers = {on_changed_key, on_changed_client,
+	    on_changed_many, on_listening, on_silence, on_clock, g};
 
-	g->listening = false;
-	g->ear = ear_new(g->loop, &options, "policyd", &handlers);
+	g->news = news_new(g->loop, g->config, &handlers);
 }
 
 static void
@@ -938,9 +815,9 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 {
 	struct greylist *g = mem_zalloc(sizeof(*g));
 	struct batch_options options = {
-	    .sql = SEE,
-	    .columns = COLUMNS,
-	    .key_columns = KEY_COLUMNS,
+	    .sql = SEE_SQL,
+	    .columns = SEE_COLUMNS,
+	    .key_columns = SEE_KEY_COLUMNS,
 	    .parameters = on_parameters,
 	    .sent = on_sent,
 	    .match = on_match,
@@ -950,10 +827,12 @@ greylist_new(struct ev_loop *loop, const struct config *config)
 
 	g->loop = loop;
 	g->config = config;
-	g->ahead = since_1970() - now_ms();
+	g->ahead = clock_since_1970() - clock_ms();
+	g->unsynced = unsynced_new();
 	g->known = known_new((size_t)config->greylist.cache_entries, 0);
+	g->keep = keep_new(loop, config, g->known, &g->ahead);
 	connect_pool(g);
-	connect_ear(g);
+	connect_news(g);
 	g->batch = batch_new(loop, &options);
 	connect_batch(g);
 	g->writer = writer_new(loop, config, g->pool, g->ahead, on_arrived,
@@ -973,9 +852,10 @@ greylist_free(struct greylist *g)
 	purge_free(g->purge);
 	writer_free(g->writer);
 	batch_free(g->batch);
-	ear_free(g->ear);
+	news_free(g->news);
 	db_pool_free(g->pool);
-	set_free(&g->announced);
+	unsynced_free(g->unsynced);
+	keep_free(g->keep);
 	known_free(g->known);
 	free(g);
 }
@@ -994,15 +874,17 @@ greylist_reconfigure(struct greylist *g, const struct config *config)
 		    known_new((size_t)config->greylist.cache_entries,
 			known_epoch(g->known));
 
+		keep_reconfigure(g->keep, config, anew);
 		known_free(g->known);
 		g->known = anew;
 	}
+	keep_reconfigure(g->keep, config, g->known);
 	/* Who is exempt depends on auto_allow_after. */
 	known_doubt(g->known);
 	if (!same_end || strcmp(old->database.listen_conninfo,
 			     config->database.listen_conninfo) != 0) {
-		ear_free(g->ear);
-		connect_ear(g);
+		send_again(g);
+		news_reconfigure(g->news, config);
 	}
 	if (!same_end ||
 	    strcmp(old->database.conninfo, config->database.conninfo) != 0 ||
@@ -1027,13 +909,13 @@ struct greylist_status
 greylist_status(const struct greylist *g)
 {
 	struct greylist_status status = {
-	    .listening = g->listening,
+	    .listening = news_is_heard(g->news),
 	    .known = known_count(g->known),
 	    .unsaved = journal_count(g->journal),
 	    .on_disk = writer_is_on_disk(g->writer),
 	};
 
 	db_pool_count(g->pool, &status.db);
-	ear_count(g->ear, &status.db);
+	news_count(g->news, &status.db);
 	return status;
 }

@@ -66,6 +66,12 @@ list_remove(struct journal *j, struct journal_entry *e)
 	l->count--;
 }
 
+struct journal_entry *
+journal_oldest(const struct journal *j, enum journal_kind kind)
+{
+	return j->list[kind].oldest;
+}
+
 /* ---- entries ---- */
 
 struct journal_entry *
@@ -278,7 +284,7 @@ journal_save(const struct journal *j, const char *path, int64_t ahead)
 static uint64_t
 key_of(enum journal_kind kind, const struct str *texts)
 {
-	uint64_t client = hash(texts[0].p, texts[0].n);
+	uint64_t client = hash_str(texts[0]);
 
 	if (kind == JOURNAL_CLIENT)
 		return client;

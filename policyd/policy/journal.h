@@ -28,7 +28,7 @@ enum {
 enum journal_kind {
 	JOURNAL_CLIENT,
 	JOURNAL_KNOWN_KEY,  /* of which PostgreSQL has, or had, a row */
-	JOURNAL_PASSED_KEY, /* the same, and it has passed here */
+	JOURNAL_PASSED_KEY, /* and it has passed here, or may be lost there */
 	JOURNAL_NEW_KEY,
 	JOURNAL_KINDS,
 };
@@ -70,6 +70,10 @@ size_t journal_count(const struct journal *j);
 /* Changes whenever anything in it does. */
 uint64_t journal_version(const struct journal *j);
 size_t journal_count_of(const struct journal *j, enum journal_kind kind);
+
+/* NULL if there is none of that kind. */
+struct journal_entry *journal_oldest(const struct journal *j,
+    enum journal_kind kind);
 
 struct journal_entry *journal_find(const struct journal *j, uint64_t key);
 

@@ -30,7 +30,8 @@ struct known {
 	void *memory; /* of the lines, which begin where one of the CPU's does */
 	size_t lines;
 	size_t count; /* entries in use */
-	uint32_t epoch;
+	uint32_t epoch; /* never a multiple of EPOCHS: that is always doubted */
+	uint64_t version;
 };
 
 static uint64_t
@@ -79,15 +80,44 @@ find(const struct known *k, uint64_t key)
 	return NULL;
 }
 
+static struct known_entry
+read(const struct known *k, const struct entry *e)
+{
+	return (struct known_entry){kind_of(e),
+	    epoch_of(e) == k->epoch % EPOCHS, time_of(e)};
+}
+
 struct known_entry
 known_find(const struct known *k, uint64_t key)
 {
 	const struct entry *e = find(k, key);
 
-	if (e == NULL)
-		return (struct known_entry){KNOWN_NOTHING, false, 0};
-	return (struct known_entry){kind_of(e),
-	    epoch_of(e) == k->epoch % EPOCHS, time_of(e)};
+	return e != NULL ? read(k, e) :
+			   (struct known_entry){KNOWN_NOTHING, false, 0};
+}
+
+bool
+known_next(const struct known *k, size_t *cursor, uint64_t *key,
+    struct known_entry *out)
+{
+	while (*cursor < k->lines * WAYS) {
+		const struct entry *e =
+		    &k->line[*cursor / WAYS].way[*cursor % WAYS];
+
+		++*cursor;
+		if (e->word == 0)
+			continue;
+		*key = e->key;
+		*out = read(k, e);
+		return true;
+	}
+	return false;
+}
+
+uint64_t
+known_version(const struct known *k)
+{
+	return k->version;
 }
 
 /* The one to forget for another of this kind; an empty one, where there is. */
@@ -127,6 +157,7 @@ known_put(struct known *k, uint64_t key, enum known_kind kind, int64_t time,
 	k->count += e->word == 0;
 	e->key = key;
 	e->word = pack(kind, time, epoch);
+	k->version++;
 }
 
 void
@@ -138,6 +169,7 @@ known_drop(struct known *k, uint64_t key)
 		return;
 	e->word = 0;
 	k->count--;
+	k->version++;
 }
 
 uint32_t
@@ -150,11 +182,13 @@ void
 known_doubt(struct known *k)
 {
 	k->epoch++;
+	if (k->epoch % EPOCHS != 0)
+		return;
 	/* An entry of so long ago would be sure again. */
-	if (k->epoch % EPOCHS == 0 && k->lines > 0) {
+	if (k->lines > 0)
 		memset(k->line, 0, k->lines * sizeof(k->line[0]));
-		k->count = 0;
-	}
+	k->count = 0;
+	k->epoch++;
 }
 
 size_t
@@ -169,7 +203,7 @@ known_new(size_t entries, uint32_t epoch)
 	struct known *k = mem_zalloc(sizeof(*k));
 	size_t align = sizeof(struct line);
 
-	k->epoch = epoch;
+	k->epoch = epoch % EPOCHS != 0 ? epoch : epoch + 1;
 	/* Hashes fill lines unevenly: a quarter more keeps nearly all. */
 	k->lines = (entries + entries / 4 + WAYS - 1) / WAYS;
 	if (k->lines == 0)

@@ -60,6 +60,13 @@ void known_drop(struct known *k, uint64_t key);
 
 void known_doubt(struct known *k);
 
+/* Changes whenever an entry does. */
+uint64_t known_version(const struct known *k);
+
+/* Each entry in use, in turn; *cursor is 0 at first.  false: that was all. */
+bool known_next(const struct known *k, size_t *cursor, uint64_t *key,
+    struct known_entry *out);
+
 /* Entries in use. */
 size_t known_count(const struct known *k);
 

@@ -10,12 +10,6 @@
  * is remembered of a recipient that passes.
  */
 
-static uint64_t
-hash_str(struct str s)
-{
-	return hash(s.p, s.n);
-}
-
 /*
  * A session is one SMTP connection.  Where the port is not known (Postfix
  * before 3.0, XCLIENT), a message stands for it.

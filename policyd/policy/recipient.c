@@ -21,12 +21,6 @@ refuse(struct check *c, enum reply_name name)
 	return check_reply(c, name);
 }
 
-static uint64_t
-hash_str(struct str s)
-{
-	return hash(s.p, s.n);
-}
-
 void
 check_split(struct check *c)
 {

@@ -1,6 +1,7 @@
 #include "tables/feed.h"
 
 #include "base/aside.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/number.h"
@@ -20,7 +21,6 @@
 #include <errno.h>
 #include <ev.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum {
 	KEYED_ROWS_MAX = 20000, /* rows of changed keys; more: read it whole */
@@ -132,15 +132,6 @@ static void lock_next(struct feed *f);
 static void fetch_next(struct feed *f);
 
 /* For durations: the loop's time follows the wall clock. */
-static double
-monotonic_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* ---- wants ---- */
 
 static void
@@ -311,7 +302,7 @@ start_round(struct feed *f)
 static void
 start_job(struct feed *f)
 {
-	f->started = monotonic_s();
+	f->started = clock_s();
 	f->full = false;
 	start_round(f);
 }
@@ -531,15 +522,15 @@ finish_round(struct feed *f)
 		return;
 	}
 	if (f->count == 1)
-		f->first_done = monotonic_s();
+		f->first_done = clock_s();
 	if (anything_wanted(f) &&
-	    monotonic_s() - f->first_done <= ROUNDS_MAX_S) {
+	    clock_s() - f->first_done <= ROUNDS_MAX_S) {
 		start_round(f);
 		return;
 	}
 	whole = apply(f);
 	f->in_vain = 0;
-	f->status.last_read_s = monotonic_s() - f->started;
+	f->status.last_read_s = clock_s() - f->started;
 	if (whole)
 		log_read(f);
 	if (was_full && !anything_unread(f)) {

@@ -33,10 +33,6 @@ use constant {
 	STEADY_RATIO   => 1.5,
 	# policyd waits half a second for PostgreSQL and no longer.
 	FRESH_WORST_S => 0.6,
-
-	# PostgreSQL's promise of a commit that does not wait for the disk: three
-	# times wal_writer_delay.
-	UNSYNCED_S => 0.6,
 };
 
 my @TABLE;
@@ -112,8 +108,7 @@ sub keys_of {
 }
 
 # break, mend: subs; seconds: between them; meanwhile: a sub that is called all
-# the time instead of sleeping; unsynced: PostgreSQL may forget what it took
-# just before it broke.  Where answers came late, the machine may have been
+# the time instead of sleeping.  Where answers came late, the machine may have been
 # busy: prepare, a sub, and all else once more.
 sub fault {
 	my ($self, $name, %opt) = @_;
@@ -154,16 +149,10 @@ sub once {
 
 	my $seen = $load->report;
 	my $keys = $seen->{keys};
-	# A pass that PostgreSQL forgot costs nothing: the next try passes too.
-	my %excused = map { $_ => 1 } grep {
-		$opt{unsynced} && grep {
-			defined && $_ > $broken - UNSYNCED_S - 0.1 && $_ < $broken + 0.1
-		} @{ $keys->{$_} }[ 0, 1 ]
-	} keys %$keys;
 	my $rows;
 	wait_for {
 		$rows = $self->keys_of($sender);
-		!grep { !$rows->{$_} && !$excused{$_} } keys %$keys
+		!grep { !$rows->{$_} } keys %$keys
 	} 20;
 	my @lost  = sort grep { !exists $rows->{$_} } keys %$keys;
 	my @anew  = sort grep { $keys->{$_}[2] } keys %$keys;
@@ -173,11 +162,9 @@ sub once {
 		or diag map { "$_\n" } @{ $seen->{why} };
 	ok($self->{daemon}->alive && $self->{daemon}->pid == $self->{pid},
 		"$name: policyd was not restarted");
-	is(join(' ', grep { !$excused{$_} } @lost), '', "$name: no key is lost");
-	is(join(' ', grep { !$excused{$_} } @anew), '',
-		"$name: who comes back in time passes");
-	is(join(' ', grep { !$excused{$_} } @waits), '',
-		"$name: who has passed has passed in PostgreSQL");
+	is("@lost", '', "$name: no key is lost");
+	is("@anew", '', "$name: who comes back in time passes");
+	is("@waits", '', "$name: who has passed has passed in PostgreSQL");
 	my $asked = keys %$keys;
 	my $there = grep { exists $rows->{$_} } keys %$keys;
 	is(scalar(keys %$rows), $there, "$name: and nothing else is there");
