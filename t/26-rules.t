@@ -669,6 +669,8 @@ refused('DUNNO', conditions => ['client_name in list:mail']);
 			like($got, qr/^(?:[45]\d\d\ \S|REJECT|REDIRECT\ [^ ]+\@[^ @]+$
 				|PREPEND\ X-S:\ |DEFER_IF_PERMIT\ 4|DUNNO$)/x,
 				"$name: what it was, or unavailable");
+			like($got, qr/^550 5\.7\.1 No\b/, "$name: its own text stays")
+				if $i == 0;
 			is($got eq 'DUNNO' ? 1 : 0,
 				$i == 5 && $value =~ /^ ?$/ ? 1 : 0,
 				"$name: DUNNO only for a header without a value");

@@ -465,8 +465,13 @@ action_complete(struct str s, char *buf, size_t size)
 	    "Refused" :
 	    "Try again later";
 	size_t heads[] = {head_len(s), word.n};
+	char safe[ACTION_MAX_BYTES + 8];
+	struct sbuf out = sbuf_over(safe, sizeof(safe));
 
-	if (heads[0] == 0 || action_error(s, &part) == NULL)
+	/* As it will go out: what is cut off or taken out is no fault. */
+	add_safe(&out, s);
+	if (heads[0] == 0 ||
+	    action_error(cut(sbuf_str(&out), ACTION_MAX_BYTES), &part) == NULL)
 		return s;
 	for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++) {
 		struct sbuf b = sbuf_over(buf, size);
