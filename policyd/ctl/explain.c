@@ -218,20 +218,22 @@ static char *
 read_file(const char *path, size_t *n)
 {
 	bool is_stdin = path == NULL || strcmp(path, "-") == 0;
+	const char *name = is_stdin ? "standard input" : path;
 	FILE *f = is_stdin ? stdin : fopen(path, "re");
-	char *buf = NULL;
+	char *buf;
 
-	if (f != NULL) {
-		buf = mem_zalloc(REQUEST_MAX_BYTES + 3);
-		*n = fread(buf, 1, REQUEST_MAX_BYTES + 1, f);
+	if (f == NULL) {
+		ctl_complain(NULL, "%s: %s", name, strerror(errno));
+		return NULL;
 	}
-	if (f == NULL || ferror(f)) {
-		ctl_complain(NULL, "%s: %s",
-		    is_stdin ? "standard input" : path, strerror(errno));
+	buf = mem_zalloc(REQUEST_MAX_BYTES + 3);
+	*n = fread(buf, 1, REQUEST_MAX_BYTES + 1, f);
+	if (ferror(f)) {
+		ctl_complain(NULL, "%s: %s", name, strerror(errno));
 		free(buf);
 		buf = NULL;
 	}
-	if (f != NULL && f != stdin)
+	if (!is_stdin)
 		fclose(f);
 	return buf;
 }
@@ -246,9 +248,11 @@ frame(char *buf, size_t n)
 		start++;
 	while (n > start && buf[n - 1] == '\n')
 		n--;
-	memmove(buf, buf + start, n - start);
-	memcpy(buf + (n - start), "\n\n", 2);
-	return n - start + 2;
+	n -= start;
+	memmove(buf, buf + start, n);
+	buf[n++] = '\n';
+	buf[n++] = '\n';
+	return n;
 }
 
 /* The one request in a file; false, complained of. */
