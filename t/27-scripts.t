@@ -46,6 +46,11 @@ LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE FUNCTION policyd_script.sleeps(request jsonb) RETURNS text
 LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$;
+CREATE FUNCTION policyd_script.pauses(request jsonb) RETURNS text
+LANGUAGE plpgsql AS $$ BEGIN
+	PERFORM pg_sleep(0.5);
+	RETURN '450 4.9.5 paused';
+END $$;
 CREATE FUNCTION policyd_script.wrong_type(request jsonb) RETURNS integer
 LANGUAGE sql AS $$ SELECT 550 $$;
 CREATE FUNCTION policyd_script.wrong_argument(request text) RETURNS text
@@ -69,7 +74,7 @@ LANGUAGE sql AS $$ SELECT text FROM policyd_script.text
 INSERT INTO policyd.rule (priority, conditions, action)
   SELECT 10, ARRAY['stress = ' || name], 'script ' || name
     FROM unnest(ARRAY['note', 'said', 'silent', 'fails', 'waits', 'sleeps',
-      'wrong_type', 'wrong_argument', 'missing', 'forbidden', 'leaves',
+      'pauses', 'wrong_type', 'wrong_argument', 'missing', 'forbidden', 'leaves',
       'texts']) AS name;
 INSERT INTO policyd.rule (priority, state, conditions, action) VALUES
   (11, NULL, ARRAY['stress = silent'], '450 4.9.4 next'),
@@ -338,6 +343,28 @@ is($dbh->selectrow_array('SELECT count(*) FROM policyd.address'), 2,
 	cmp_ok($took, '<', 4 * $TIMEOUT_S, sprintf 'in time (%.2f s)', $took);
 	release();
 	soon { script('said') =~ /^450 4\.9\.1 / } 'and then it goes on';
+}
+
+# More than can be served: who is late is told so, and no connection is lost.
+{
+	my $pids = q{SELECT pid FROM pg_stat_activity WHERE usename = 'policyd'};
+	my $before = $dbh->selectcol_arrayref($pids);
+	my $down   = () = $d->log =~ /session down/g;
+	for my $round (1 .. 2) {
+		my @conn = map { $d->connect } 1 .. 20;
+		$_->send(block(stress => 'pauses')) for @conn;
+		my %got;
+		$got{ $_->reply(10) // 'none' }++ for @conn;
+		my $served = delete $got{'450 4.9.5 paused'} // 0;
+		cmp_ok($served, '>=', 1, "overload $round: $served are served");
+		like(join(' ', keys %got), $UNAVAILABLE,
+			"overload $round: others are late, and nothing else");
+		is((scalar keys %got), 1, "overload $round: in one way");
+	}
+	soon { script('said') =~ /^450 4\.9\.1 / } 'scripts go on';
+	my %after = map { $_ => 1 } @{ $dbh->selectcol_arrayref($pids) };
+	is(join(' ', grep { !$after{$_} } @$before), '', 'no connection was lost');
+	is((() = $d->log =~ /session down/g) + 0, $down, 'nor is it said');
 }
 
 # Answers of one connection keep their order, and stay with their questions.

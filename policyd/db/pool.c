@@ -4,6 +4,7 @@
 #include "base/mem.h"
 
 #include <ev.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -14,8 +15,9 @@ struct db_call {
 	char *sql;
 	char **params;
 	int n;
-	ev_timer deadline; /* while it waits; the rest of it is the query's */
-	db_done_fn *done; /* NULL: cancelled */
+	double timeout_s;
+	ev_timer deadline; /* its owner hears of it by then, served or not */
+	db_done_fn *done; /* NULL: cancelled, or told already */
 	void *arg;
 };
 
@@ -45,6 +47,16 @@ struct db_pool {
 };
 
 static const double SETUP_TIMEOUT_S = 5;
+
+/*
+ * Who waited for long has little time left; the statement has all of it again,
+ * and a moment for the server to say that it gave up, since a connection must
+ * not be lost for that.
+ */
+static const double GRACE_S = 1;
+
+/* With less left than this, a statement is not begun. */
+static const double LEAST_S = 0.05;
 
 static void pump(struct db_pool *p);
 
@@ -129,11 +141,18 @@ static void
 on_deadline(struct ev_loop *loop, ev_timer *w, int events)
 {
 	struct db_call *c = w->data;
+	db_done_fn *done = c->done;
 
 	(void)loop;
 	(void)events;
-	unqueue(c);
-	finish(c, DB_TIMEOUT, NULL);
+	if (c->slot == NULL) {
+		unqueue(c);
+		finish(c, DB_TIMEOUT, NULL);
+		return;
+	}
+	c->done = NULL; /* its answer will be thrown away */
+	if (done != NULL)
+		done(c->arg, DB_TIMEOUT, NULL);
 }
 
 /* The name of a prepared statement. */
@@ -156,38 +175,49 @@ prepared_as(const struct slot *s, const char *sql)
 static void
 start(struct slot *s, struct db_call *c)
 {
-	/* By the timer, which a clock that is set does not move. */
-	double left_s = ev_timer_remaining(s->pool->loop, &c->deadline);
-
+	double timeout_s = c->timeout_s + GRACE_S;
 	const char *const *params = (const char *const *)c->params;
 	int prepared = prepared_as(s, c->sql);
 	char name[32];
 
 	unqueue(c);
-	ev_timer_stop(s->pool->loop, &c->deadline);
 	s->call = c;
 	c->slot = s;
-	if (left_s < 0)
-		left_s = 0;
 	if (prepared == -1) {
-		db_query(s->session, c->sql, c->n, params, left_s, on_result,
-		    s);
+		db_query(s->session, c->sql, c->n, params, timeout_s,
+		    on_result, s);
 		return;
 	}
 	name_of(prepared, name);
-	db_query_prepared(s->session, name, c->n, params, left_s, on_result,
+	db_query_prepared(s->session, name, c->n, params, timeout_s, on_result,
 	    s);
+}
+
+/* The first that has time for it, or NULL; others hear of theirs in a moment. */
+static struct db_call *
+first_in_time(struct db_pool *p)
+{
+	struct db_call *c = p->first;
+
+	/* By the timer, which a clock that is set does not move. */
+	while (c != NULL &&
+	    ev_timer_remaining(p->loop, &c->deadline) <
+		fmin(LEAST_S, c->timeout_s / 2))
+		c = c->next;
+	return c;
 }
 
 static void
 pump(struct db_pool *p)
 {
-	for (int i = 0; i < p->count && p->first != NULL; i++) {
+	struct db_call *c;
+
+	for (int i = 0; i < p->count && (c = first_in_time(p)) != NULL; i++) {
 		struct slot *s = &p->slots[i];
 
 		if (s->ready && s->call == NULL &&
 		    db_session_state(s->session) == DB_IDLE)
-			start(s, p->first);
+			start(s, c);
 	}
 }
 
@@ -346,6 +376,7 @@ db_pool_query(struct db_pool *p, const char *sql, int n,
 		return NULL;
 	c = mem_zalloc(sizeof(*c));
 	c->pool = p;
+	c->timeout_s = timeout_s;
 	c->sql = mem_strdup(sql);
 	c->n = n;
 	c->params = mem_zalloc((size_t)n * sizeof(c->params[0]));
