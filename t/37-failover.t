@@ -15,7 +15,8 @@ use Test::More;
 
 use FaultTest;
 use PgCluster;
-use PolicydTest qw(soon site);
+use PolicydTest qw(in_time soon site);
+use Time::HiRes qw(sleep);
 
 my $one = site(FaultTest::rows());
 my $two = $one->standby;
@@ -38,6 +39,55 @@ my $both = $one->conninfo(
 	target_session_attrs => 'read-write'
 );
 my %ini = FaultTest::ini();
+
+# ---- the first of them is the standby ----
+
+# Nothing says which is meant; or it says that any will do, and it will not.
+follows($one);
+for my $attrs ('', ' target_session_attrs=any') {
+	my $d = PolicydTest->new(
+		conninfo => $one->conninfo(
+			user => 'policyd',
+			host => join(',', $two->dir, $one->dir)
+		) . $attrs,
+		ini => \%ini
+	)->start(until => 'reply');
+	my $name = $attrs ? 'any' : 'nothing said';
+	my $who  = $attrs ? 'any' : 'none';
+	$one->psql("INSERT INTO policyd.address (address)
+		VALUES ('$who\@example.com')");
+	soon { ($d->ask(recipient => "$who\@example.com") // '') !~ /^(?:550|DEFER_IF_PERMIT 4\.3)/ }
+	"$name: the primary is heard", 20;
+	soon {
+		$d->ask(recipient => "$who\@any.example", client_name => 'unknown');
+		$one->psql("SELECT 1 FROM policyd.greylist
+			WHERE recipient = '$who\@any.example'")
+	} "$name: and written to", 20;
+	is($d->stop, 0, 'exit status');
+}
+
+# ---- who finds that it is back tells the others ----
+
+{
+	my $d = PolicydTest->new(
+		conninfo => $one->conninfo(user => 'policyd'),
+		ini => { %ini, database => { reconnect_max => '15s' } }
+	)->start;
+	my $mine = q{FROM pg_stat_activity WHERE usename = 'policyd'};
+	my $all  = 6;
+	soon { $one->psql("SELECT count(*) $mine") == $all } 'all are connected';
+	$one->stop('fast');
+	sleep 4;    # long enough for pauses of some seconds
+	$one->start;
+	soon { $one->psql("SELECT count(*) $mine") == $all } 'and again', 20;
+	my $spread = $one->psql('SELECT extract(epoch FROM max(backend_start)
+		- min(backend_start)) ' . $mine);
+	in_time($spread, 0.3, 'at the same time');
+	is($d->stop, 0, 'exit status');
+}
+
+# ---- one takes over from the other ----
+
 $ini{database}{listen_conninfo} = $both;
 my $d = PolicydTest->new(conninfo => $both, ini => \%ini)->start;
 my $test = FaultTest->new(pg => $one, daemon => $d);

@@ -1,6 +1,6 @@
 #include "db/session.h"
 
-#include "base/log.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "db/places.h"
 
@@ -10,7 +10,11 @@
 
 static const double FIRST_RETRY_S = 0.1;
 
+/* The server is back: all who wait for it come within so long. */
+static const double TOGETHER_S = 0.1;
+
 struct db_session {
+	struct db_session *next; /* of all */
 	struct ev_loop *loop;
 	struct db_handlers on;
 	char *conninfo;
@@ -22,7 +26,10 @@ struct db_session {
 	ev_io io;
 	ev_timer timer;  /* DOWN: retry; CONNECTING, BUSY: deadline */
 	double retry_s;  /* how long the next wait is, before jitter */
-	double since;    /* when it came up, or was lost */
+	double since;    /* when it came up, or was lost; for people */
+	double began;    /* when it came up; clock_s() */
+	bool unreached;  /* the last attempt got no connection */
+	bool dropped;    /* by its owner: it is of no use there */
 	bool flushing;   /* libpq holds bytes that the socket did not take */
 	char *broken;    /* why to drop it, found inside a caller's call */
 	struct places *places;
@@ -31,6 +38,9 @@ struct db_session {
 	void *done_arg;
 	PGresult *result; /* of the query in flight, until all of it is read */
 };
+
+/* A handful. */
+static struct db_session *all;
 
 static void on_io(struct ev_loop *loop, ev_io *w, int events);
 static void on_timer(struct ev_loop *loop, ev_timer *w, int events);
@@ -81,6 +91,53 @@ with_jitter(double s)
 	return s * (0.5 + drand48());
 }
 
+/* When to try again; each time later. */
+static void
+set_retry(struct db_session *s)
+{
+	double after_s = with_jitter(s->retry_s);
+
+	set_timer(s, after_s < s->reconnect_max_s ? after_s :
+						    s->reconnect_max_s);
+	s->retry_s *= 2;
+	if (s->retry_s > s->reconnect_max_s)
+		s->retry_s = s->reconnect_max_s;
+}
+
+/*
+ * There is a server: those that found none need not wait any longer.  Not those
+ * that were connected and dropped, which would have each other try for ever.
+ */
+static void
+tell_others(const struct db_session *s)
+{
+	for (struct db_session *o = all; o != NULL; o = o->next) {
+		double after_s = drand48() * TOGETHER_S;
+
+		if (o != s && o->state == DB_DOWN && o->unreached &&
+		    strcmp(o->conninfo, s->conninfo) == 0 &&
+		    ev_timer_remaining(o->loop, &o->timer) > after_s)
+			set_timer(o, after_s);
+	}
+}
+
+/* What was good for a while is as good as ever: begin anew. */
+static void
+judge_life(struct db_session *s)
+{
+	s->unreached = s->state == DB_CONNECTING;
+	if (!s->unreached) {
+		s->since = ev_now(s->loop);
+		if (clock_s() - s->began > s->reconnect_max_s) {
+			s->retry_s = FIRST_RETRY_S;
+			places_in_order(s->places);
+		}
+	}
+	if (s->dropped)
+		places_turn(s->places);
+	s->dropped = false;
+}
+
 /* The one place where a session goes down. */
 static void
 go_down(struct db_session *s, enum db_outcome outcome, const char *why)
@@ -97,17 +154,9 @@ go_down(struct db_session *s, enum db_outcome outcome, const char *why)
 	s->flushing = false;
 	free(s->broken);
 	s->broken = NULL;
-	/* A connection that lived for a while was good: begin anew. */
-	if (s->state >= DB_IDLE &&
-	    ev_now(s->loop) - s->since > s->reconnect_max_s)
-		s->retry_s = FIRST_RETRY_S;
-	if (s->state >= DB_IDLE)
-		s->since = ev_now(s->loop);
+	judge_life(s);
 	s->state = DB_DOWN;
-	set_timer(s, with_jitter(s->retry_s));
-	s->retry_s *= 2;
-	if (s->retry_s > s->reconnect_max_s)
-		s->retry_s = s->reconnect_max_s;
+	set_retry(s);
 	if (done != NULL)
 		done(s->done_arg, outcome, NULL);
 	if (s->on.down != NULL)
@@ -143,7 +192,9 @@ connect_step(struct db_session *s, PostgresPollingStatusType status)
 		ev_timer_stop(s->loop, &s->timer);
 		s->state = DB_IDLE;
 		s->since = ev_now(s->loop);
+		s->began = clock_s();
 		watch(s, EV_READ);
+		tell_others(s);
 		if (s->on.up != NULL)
 			s->on.up(s->on.arg);
 		return;
@@ -315,6 +366,7 @@ on_io(struct ev_loop *loop, ev_io *w, int events)
 {
 	struct db_session *s = w->data;
 
+	/* EV_ERROR: epoll does not take it; what is there is read all the same. */
 	(void)events;
 	/* libpq may close the socket: epoll must have let go of it before. */
 	ev_io_stop(loop, w);
@@ -421,8 +473,10 @@ db_query_prepared(struct db_session *s, const char *name, int n,
 void
 db_session_drop(struct db_session *s, const char *why)
 {
-	if (s->state != DB_DOWN)
-		break_later(s, str_of(why));
+	if (s->state == DB_DOWN)
+		return;
+	s->dropped = true;
+	break_later(s, str_of(why));
 }
 
 struct db_session *
@@ -443,6 +497,8 @@ db_session_new(struct ev_loop *loop, const struct db_options *options,
 	ev_init(&s->timer, on_timer);
 	s->io.data = s;
 	s->timer.data = s;
+	s->next = all;
+	all = s;
 	set_timer(s, 0);
 	return s;
 }
@@ -450,8 +506,13 @@ db_session_new(struct ev_loop *loop, const struct db_options *options,
 void
 db_session_free(struct db_session *s)
 {
+	struct db_session **at = &all;
+
 	if (s == NULL)
 		return;
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
 	ev_io_stop(s->loop, &s->io);
 	ev_timer_stop(s->loop, &s->timer);
 	PQclear(s->result);

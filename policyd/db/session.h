@@ -7,9 +7,10 @@
  * Floor 4.  Knows nothing of mail.
  *
  * A session is in exactly one state.  It connects by itself, and again when it
- * is lost: after 0.1 s, then twice as long each time up to reconnect_max_s, a
- * random half of it more or less.  Where there are several hosts and the time
- * for an attempt is over, the next one begins with the host after the first.
+ * is lost: after 0.1 s, then twice as long each time, a random half of it more
+ * or less, up to reconnect_max_s; or once another one to the same is up.  Where
+ * there are several hosts and the time for an attempt is over, or its owner
+ * dropped it, the next one begins with the host after the first.
  *
  * At most one query is in flight, and every wait has a deadline.  Each query
  * that db_query() takes is answered by one call of its done function: never
