@@ -157,6 +157,18 @@ fault('hiccups',
 	# Two connections, before and after they were terminated.
 	cmp_ok($refused, '<=', 4, 'read-only: and is not asked to all the time');
 }
+# As where the queue of notifications is full: whatever is written is refused,
+# and nothing is wrong with it.
+fault('a limit',
+	break => sub {
+		$pg->psql(q{
+			CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql
+			AS $$ BEGIN RAISE 'the queue is full' USING ERRCODE = '54000';
+			END $$;
+			CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON policyd.greylist
+			FOR EACH ROW EXECUTE FUNCTION public.refuse()});
+	},
+	mend => sub { $pg->psql('DROP FUNCTION public.refuse CASCADE') });
 {
 	my $dbh;
 	fault('one by one',

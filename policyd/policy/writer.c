@@ -275,7 +275,8 @@ log_failed(struct writer *w, enum db_outcome outcome,
 
 /*
  * A row that PostgreSQL will never take must not keep the others back: it is
- * looked for by halves, and left out.
+ * looked for by halves, and left out.  54, a limit, is not about a row: keys are
+ * short, and the queue of notifications may be full.
  */
 static bool
 is_about_a_row(const PGresult *res)
@@ -283,8 +284,7 @@ is_about_a_row(const PGresult *res)
 	const char *sqlstate = PQresultErrorField(res, PG_DIAG_SQLSTATE);
 
 	return sqlstate != NULL && (strncmp(sqlstate, "22", 2) == 0 ||
-		strncmp(sqlstate, "23", 2) == 0 ||
-		strncmp(sqlstate, "54", 2) == 0);
+		strncmp(sqlstate, "23", 2) == 0);
 }
 
 static void
