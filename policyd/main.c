@@ -165,13 +165,15 @@ static void
 raise_descriptors(const struct config *config)
 {
 	struct rlimit r;
-	rlim_t needed = (rlim_t)config->policyd.max_clients + 64;
+	rlim_t needed = (rlim_t)config->policyd.max_clients + 64, had;
 
 	if (getrlimit(RLIMIT_NOFILE, &r) == -1)
 		return;
-	if (r.rlim_cur < needed) {
+	had = r.rlim_cur;
+	if (had < needed) {
 		r.rlim_cur = needed < r.rlim_max ? needed : r.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &r);
+		if (setrlimit(RLIMIT_NOFILE, &r) == -1)
+			r.rlim_cur = had;
 	}
 	if (r.rlim_cur < needed)
 		log_line(LOG_WARNING,
@@ -182,6 +184,17 @@ raise_descriptors(const struct config *config)
 
 /* ---- what the loop calls ---- */
 
+/* It waits for some of these, and ends who says nothing. */
+static void
+tell_systemd(const char *what)
+{
+	int rc = sd_notify(0, what);
+
+	if (rc < 0)
+		log_line(LOG_WARNING, "cannot tell systemd %s: %s", what,
+		    strerror(-rc));
+}
+
 static void
 on_settled(void *arg)
 {
@@ -191,7 +204,7 @@ on_settled(void *arg)
 		return; /* what is left of the loop is for writing */
 	d->status.ready = true; /* as far as systemd knows, too */
 	listeners_accept(d->listeners, d->server);
-	sd_notify(0, "READY=1");
+	tell_systemd("READY=1");
 	log_line(LOG_NOTICE, "ready, version %s", POLICYD_VERSION);
 }
 
@@ -233,6 +246,7 @@ on_hangup(struct ev_loop *loop, ev_signal *w, int events)
 {
 	struct daemon *d = w->data;
 	struct timespec now;
+	char reloading[64];
 
 	(void)loop;
 	(void)events;
@@ -243,10 +257,12 @@ on_hangup(struct ev_loop *loop, ev_signal *w, int events)
 		return;
 	}
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld",
+	snprintf(reloading, sizeof(reloading),
+	    "RELOADING=1\nMONOTONIC_USEC=%lld",
 	    (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
+	tell_systemd(reloading);
 	reload(d);
-	sd_notify(0, "READY=1");
+	tell_systemd("READY=1");
 }
 
 static void
@@ -269,7 +285,7 @@ on_stop(struct ev_loop *loop, ev_signal *w, int events)
 	}
 	d->stopping = true;
 	log_line(LOG_NOTICE, "stopping");
-	sd_notify(0, "STOPPING=1");
+	tell_systemd("STOPPING=1");
 	listeners_stop(d->listeners);
 	server_drain(d->server);
 	ev_timer_set(&d->drain, DRAIN_MAX_S, 0);
@@ -282,7 +298,7 @@ on_watchdog(struct ev_loop *loop, ev_timer *w, int events)
 	(void)loop;
 	(void)w;
 	(void)events;
-	sd_notify(0, "WATCHDOG=1");
+	tell_systemd("WATCHDOG=1");
 }
 
 static void

@@ -5,7 +5,10 @@
  *
  * FILE is a struct faults, shared with the test: it says which kind of calls
  * are counted and which of them fails, and is told what did.  While `fail` is 0
- * calls are only counted.  Children count along with their parent.
+ * calls are only counted.  Children count along with their parent, but what
+ * they hold is not among what is live.
+ *
+ * -DSYSTEM_ONLY leaves memory alone, for a sanitizer that has its own.
  */
 
 #define _GNU_SOURCE
@@ -41,17 +44,20 @@ struct faults {
 	uint32_t kinds;
 	uint32_t fail; /* which call, from 1 */
 	uint32_t count;
-	char failed[52]; /* its name */
+	char failed[48]; /* its name */
+	int32_t live;    /* pieces of memory that were not freed yet */
 };
 
 static struct faults *faults;
 static int spared; /* within what nobody can make safe */
+static int is_child;
 
 /* From glibc: what dlsym() needs must not need dlsym(). */
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *p, size_t n);
 void *__libc_memalign(size_t alignment, size_t n);
+void __libc_free(void *p);
 
 __attribute__((constructor)) static void
 begin(void)
@@ -65,8 +71,10 @@ begin(void)
 	p = mmap(NULL, sizeof(*faults), PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 	    0);
 	close(fd);
-	if (p != MAP_FAILED)
-		faults = p;
+	if (p == MAP_FAILED)
+		return;
+	faults = p;
+	faults->live = 0;
 }
 
 /*
@@ -107,10 +115,26 @@ fails_unless_from(const char *library, const void *caller, uint32_t kind,
 
 /* ---- memory ---- */
 
+#ifndef SYSTEM_ONLY
+
+static void
+count_live(int n)
+{
+	if (faults != NULL && !is_child)
+		__atomic_add_fetch(&faults->live, n, __ATOMIC_RELAXED);
+}
+
+static void *
+alive(void *p)
+{
+	count_live(p != NULL);
+	return p;
+}
+
 void *
 malloc(size_t n)
 {
-	return fails(MEMORY, "malloc", ENOMEM) ? NULL : __libc_malloc(n);
+	return fails(MEMORY, "malloc", ENOMEM) ? NULL : alive(__libc_malloc(n));
 }
 
 /* libiniparser does not look at what it gets: policyd sees to it. */
@@ -120,13 +144,18 @@ calloc(size_t n, size_t size)
 	return fails_unless_from("libiniparser", __builtin_return_address(0),
 		   MEMORY, "calloc", ENOMEM) ?
 	    NULL :
-	    __libc_calloc(n, size);
+	    alive(__libc_calloc(n, size));
 }
 
 void *
 realloc(void *p, size_t n)
 {
-	return fails(MEMORY, "realloc", ENOMEM) ? NULL : __libc_realloc(p, n);
+	if (fails(MEMORY, "realloc", ENOMEM))
+		return NULL;
+	if (p == NULL)
+		return alive(__libc_realloc(NULL, n));
+	count_live(n == 0 ? -1 : 0);
+	return __libc_realloc(p, n);
 }
 
 void *
@@ -134,8 +163,17 @@ aligned_alloc(size_t alignment, size_t n)
 {
 	return fails(MEMORY, "aligned_alloc", ENOMEM) ?
 	    NULL :
-	    __libc_memalign(alignment, n);
+	    alive(__libc_memalign(alignment, n));
 }
+
+void
+free(void *p)
+{
+	count_live(p != NULL ? -1 : 0);
+	__libc_free(p);
+}
+
+#endif
 
 /* ---- the system ---- */
 
@@ -193,7 +231,6 @@ WRAP(int, gethostname, (char *p, size_t n), (p, n), -1, ENAMETOOLONG)
 WRAP(pid_t, waitpid, (pid_t p, int *s, int f), (p, s, f), -1, EINTR)
 WRAP(int, madvise, (void *p, size_t n, int a), (p, n, a), -1, ENOMEM)
 WRAP(int, close_range, (unsigned a, unsigned b, int f), (a, b, f), -1, ENOSYS)
-WRAP(pid_t, fork, (void), (), -1, EAGAIN)
 WRAP(int, mkdir, (const char *p, mode_t m), (p, m), -1, EACCES)
 WRAP(int, rename, (const char *a, const char *b), (a, b), -1, EACCES)
 WRAP(int, unlink, (const char *p), (p), -1, EACCES)
@@ -227,6 +264,21 @@ WRAP(int, getnameinfo,
     (const struct sockaddr *a, socklen_t n, char *h, socklen_t hn, char *s,
 	socklen_t sn, int f),
     (a, n, h, hn, s, sn, f), EAI_MEMORY, ENOMEM)
+
+pid_t
+fork(void)
+{
+	static pid_t (*real)(void);
+	pid_t pid;
+
+	if (real == NULL)
+		*(void **)&real = dlsym(RTLD_NEXT, "fork");
+	if (fails(SYSTEM, "fork", EAGAIN))
+		return -1;
+	pid = real();
+	is_child = is_child || pid == 0;
+	return pid;
+}
 
 /* libev's of a signal is into an eventfd, which always takes it. */
 ssize_t
