@@ -13,8 +13,9 @@ use lib "$FindBin::Bin/lib";
 
 use POSIX ();
 use Test::More;
+use Time::HiRes qw(time);
 
-use PolicydTest qw(block policyctl_path site soon wait_for);
+use PolicydTest qw(block in_time policyctl_path site soon wait_for);
 
 my $pg = site(<<'SQL');
 INSERT INTO policyd.domain (name) VALUES ('example.com');
@@ -182,6 +183,49 @@ for my $what ('all is read', 'the connection is lost') {
 	} 'who locked it changed another as well';
 	is($half, 0, 'that is in force whole or not at all');
 	$pg->psql('DELETE FROM policyd.list_entry');
+}
+
+# ---- a change while everything is read ----
+
+{
+	# Each full read takes some seconds, and there is nearly always one.
+	my $slow = daemon(refresh => '1s',
+		domains => 'SELECT name FROM policyd.domain, pg_sleep(4)')->start;
+	my $dbh = $pg->dbh;
+	my $reads = sub {
+		return $dbh->selectrow_array(q{SELECT count(*) FROM pg_stat_activity
+			WHERE usename = 'policyd' AND wait_event = 'PgSleep'});
+	};
+	my $change = sub {
+		my ($sql, $want, $name) = @_;
+		$dbh->do($sql);
+		my $since = time;
+		my $got;
+		wait_for {
+			$got = $slow->ask(recipient => 'slow@example.com');
+			$got =~ $want;
+		} 20;
+		like($got, $want, $name);
+		in_time(time - $since, 0.1, 'in force');
+		ok($reads->(), 'while all is read');
+	};
+	wait_for { !$reads->() };
+	my $mark = $slow->log_mark;
+	soon { $reads->() } 'everything is read';
+	$change->(q{INSERT INTO policyd.address (address) VALUES
+		('slow@example.com')}, $OK, 'a new row');
+	$change->(q{UPDATE policyd.address SET enabled = false
+		WHERE address = 'slow@example.com'}, $UNKNOWN, 'a changed row');
+	$change->(q{UPDATE policyd.address SET enabled = true
+		WHERE address = 'slow@example.com'}, $OK, 'and again');
+	my $wrong = 0;
+	soon {
+		$wrong++ if $slow->ask(recipient => 'slow@example.com') !~ $OK;
+		return $slow->log_since($mark) =~ /tables read/;
+	} 'all was read';
+	$wrong++ if $slow->ask(recipient => 'slow@example.com') !~ $OK;
+	is($wrong, 0, 'and the last change stays');
+	is($slow->stop, 0, 'exit status');
 }
 
 # ---- what is no row ----

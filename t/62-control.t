@@ -138,7 +138,7 @@ sub all_of {
 				tables_reads database_up database_wanted connections_max) },
 		{
 			domains => 1, addresses => 1, rules => 3, tables_reads => 1,
-			database_up => 6, database_wanted => 6, connections_max => 4096
+			database_up => 7, database_wanted => 7, connections_max => 4096
 		},
 		'tables, connections'
 	);

@@ -17,6 +17,7 @@ enum {
 struct directory {
 	struct strtab *table[DIRECTORY_TABLES]; /* those that answer */
 	struct strtab *next[DIRECTORY_TABLES];  /* being filled, or NULL */
+	struct strtab *paused[DIRECTORY_TABLES];
 	struct strtab *names; /* domain name -> its number, from 1 */
 	struct strtab *next_names; /* those of a copy being read, or NULL */
 	bool fold;
@@ -120,6 +121,20 @@ directory_abandon(struct directory *d)
 		strtab_free(d->next[t]);
 		d->next[t] = NULL;
 	}
+}
+
+void
+directory_pause(struct directory *d)
+{
+	memcpy(d->paused, d->next, sizeof(d->paused));
+	memset(d->next, 0, sizeof(d->next));
+}
+
+void
+directory_resume(struct directory *d)
+{
+	memcpy(d->next, d->paused, sizeof(d->next));
+	memset(d->paused, 0, sizeof(d->paused));
 }
 
 void

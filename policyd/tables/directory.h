@@ -100,6 +100,10 @@ void directory_begin(struct directory *d, enum directory_table table);
 void directory_swap(struct directory *d);
 void directory_abandon(struct directory *d);
 
+/* Between the two, rows go to the tables that answer all the same. */
+void directory_pause(struct directory *d);
+void directory_resume(struct directory *d);
+
 /* How local parts of the tables begun from now on are folded. */
 void directory_set_fold(struct directory *d, bool fold_local_part);
 

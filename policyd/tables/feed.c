@@ -34,6 +34,8 @@ static const char SCHEMA_VERSION[] =
 static const double CONNECT_TIMEOUT_S = 5;
 /* Changes that never end must not keep earlier ones from being in force. */
 static const double ROUNDS_MAX_S = 0.05;
+/* Where they are in force already, a side having read them, they can wait. */
+static const double ROUNDS_BESIDE_S = 1;
 /*
  * Sorting a large table comes before its first row.  Where the server ends it,
  * it gets twice as long the next time.
@@ -94,6 +96,8 @@ struct feed {
 	const struct config *config;
 	struct tables *tables;
 	struct db_session *db;
+	struct feed *side; /* follows changes while this one reads all; or NULL */
+	struct feed *of;   /* this is the side of that one; or NULL */
 	void (*settled)(void *arg); /* NULL once it was called */
 	void *arg;
 
@@ -110,6 +114,9 @@ struct feed {
 	double read_timeout_s;
 	double started;
 	double first_done; /* when its first round was over */
+	uint64_t jobs; /* so many are over */
+	uint64_t beside; /* of a side: the job of the other that it began with */
+	bool blind; /* of a side: it cannot follow until that job is over */
 	bool stale; /* the round saw less than there is: source_is_stale() */
 	int in_vain; /* so many reads were */
 	int left_out;
@@ -131,7 +138,6 @@ struct feed {
 static void lock_next(struct feed *f);
 static void fetch_next(struct feed *f);
 
-/* For durations: the loop's time follows the wall clock. */
 /* ---- wants ---- */
 
 static void
@@ -149,6 +155,15 @@ want_all(struct feed *f)
 		f->unread[s] = true;
 	}
 	f->full = true;
+}
+
+static bool
+is_any_whole(const struct want *of_each)
+{
+	for (int s = 0; s < SOURCES; s++)
+		if (of_each[s].whole)
+			return true;
+	return false;
 }
 
 /* And can be had. */
@@ -256,7 +271,9 @@ job_clear(struct feed *f)
 	free(f->rounds);
 	f->rounds = NULL;
 	f->count = 0;
-	tables_abandon(f->tables);
+	if (f->of == NULL)
+		tables_abandon(f->tables);
+	f->jobs++;
 	f->phase = PHASE_NONE;
 	f->left_out = 0;
 	f->stale = false;
@@ -299,10 +316,37 @@ start_round(struct feed *f)
 	    0, NULL);
 }
 
+/*
+ * A side has something to do while the other reads a table whole, and hears of
+ * nothing.  That one will read it once more itself, into what it puts in force
+ * at its end: whatever is begun here and not over by then is of no use.
+ */
+static bool
+has_use(const struct feed *side)
+{
+	const struct feed *f = side->of;
+	bool whole = is_any_whole(f->wanted);
+
+	for (int i = 0; i < f->count; i++)
+		whole = whole || is_any_whole(f->rounds[i].want);
+	return whole && f->phase != PHASE_NONE &&
+	    directory_ready(f->tables->directory) &&
+	    f->origin == source_origin(f->config);
+}
+
+/* May what a side has read be put in force? */
+static bool
+is_in_time(const struct feed *side)
+{
+	return has_use(side) && !side->blind && side->beside == side->of->jobs;
+}
+
 static void
 start_job(struct feed *f)
 {
 	f->started = clock_s();
+	if (f->of != NULL)
+		f->ours = f->of->ours;
 	f->full = false;
 	start_round(f);
 }
@@ -511,6 +555,27 @@ read_again(struct feed *f)
 	    "tables are written anew faster than they can be read");
 }
 
+static double
+rounds_max_s(const struct feed *f)
+{
+	bool followed = f->side != NULL && f->side->status.connected &&
+	    !f->side->blind;
+
+	return followed ? ROUNDS_BESIDE_S : ROUNDS_MAX_S;
+}
+
+/* What a side has read. */
+static void
+finish_side(struct feed *f)
+{
+	if (is_in_time(f)) {
+		tables_pause(f->tables);
+		apply(f);
+		tables_resume(f->tables);
+	}
+	job_clear(f);
+}
+
 /* A round is over: another one for what came meanwhile, or all in force. */
 static void
 finish_round(struct feed *f)
@@ -524,12 +589,16 @@ finish_round(struct feed *f)
 	if (f->count == 1)
 		f->first_done = clock_s();
 	if (anything_wanted(f) &&
-	    clock_s() - f->first_done <= ROUNDS_MAX_S) {
+	    clock_s() - f->first_done <= rounds_max_s(f)) {
 		start_round(f);
 		return;
 	}
-	whole = apply(f);
 	f->in_vain = 0;
+	if (f->of != NULL) {
+		finish_side(f);
+		return;
+	}
+	whole = apply(f);
 	f->status.last_read_s = clock_s() - f->started;
 	if (whole)
 		log_read(f);
@@ -554,8 +623,9 @@ finish_round(struct feed *f)
 static struct limits
 limits_now(const struct feed *f)
 {
-	bool answers = directory_ready(f->tables->directory) &&
-	    f->origin == source_origin(f->config);
+	bool answers = f->of != NULL ||
+	    (directory_ready(f->tables->directory) &&
+		f->origin == source_origin(f->config));
 
 	return (struct limits){f->read_timeout_s,
 	    answers ? LOCK_TIMEOUT_S : 0};
@@ -581,6 +651,23 @@ set_limits(struct feed *f)
 	return true;
 }
 
+/*
+ * One transaction may have changed a table, which is too much for a side, and
+ * a row of another: nothing is half in force, so all that follows has to wait.
+ */
+static bool
+may_follow(struct feed *side)
+{
+	if (side->beside != side->of->jobs)
+		side->blind = false;
+	side->beside = side->of->jobs;
+	side->blind = side->blind || is_any_whole(side->wanted);
+	if (has_use(side) && !side->blind)
+		return true;
+	want_none(side);
+	return false;
+}
+
 /* Begin what there is to do, where nothing is under way. */
 static void
 work(struct feed *f)
@@ -589,6 +676,8 @@ work(struct feed *f)
 		return;
 	if (!ev_is_active(&f->pause))
 		memset(f->held, 0, sizeof(f->held));
+	if (f->of != NULL && !may_follow(f))
+		return;
 	if (!anything_wanted(f) || set_limits(f))
 		return;
 	if (f->full)
@@ -686,6 +775,19 @@ lacks_memory(struct feed *f)
 
 /* ---- results ---- */
 
+/* Too much for one turn of the loop: read it whole. */
+static void
+too_many(struct feed *f)
+{
+	want_whole(&last_round(f)->want[f->at]);
+	f->at--;
+	f->blind = f->of != NULL;
+	if (f->blind)
+		run(f, PHASE_ROLLBACK, "ROLLBACK", 0, NULL);
+	else
+		lock_next(f);
+}
+
 static void
 on_good_result(struct feed *f, PGresult *res)
 {
@@ -700,7 +802,8 @@ on_good_result(struct feed *f, PGresult *res)
 		break;
 	case PHASE_LISTEN:
 		f->phase = PHASE_NONE;
-		want_all(f);
+		if (f->of == NULL)
+			want_all(f);
 		break;
 	case PHASE_SCHEMA:
 		check_schema(f, res);
@@ -711,7 +814,10 @@ on_good_result(struct feed *f, PGresult *res)
 		break;
 	case PHASE_BEGIN:
 		take_wanted(f);
-		lock_next(f);
+		if (f->blind)
+			run(f, PHASE_ROLLBACK, "ROLLBACK", 0, NULL);
+		else
+			lock_next(f);
 		break;
 	case PHASE_DECLARE:
 		lock_next(f);
@@ -719,10 +825,7 @@ on_good_result(struct feed *f, PGresult *res)
 	case PHASE_KEYS:
 		if (PQntuples(res) > KEYED_ROWS_MAX &&
 		    f->at != SOURCE_RULE) {
-			/* Too much for one turn of the loop: read it whole. */
-			want_whole(&last_round(f)->want[f->at]);
-			f->at--;
-			lock_next(f);
+			too_many(f);
 			break;
 		}
 		last_round(f)->rows[f->at] = res;
@@ -875,8 +978,10 @@ static void
 on_up(void *arg)
 {
 	struct feed *f = arg;
+
 	f->status.connected = true;
-	log_line(LOG_INFO, "database connection up");
+	if (f->of == NULL)
+		log_line(LOG_INFO, "database connection up");
 	ev_timer_again(f->loop, &f->ping);
 	f->limits = (struct limits){0};
 	/* Times come in one form. */
@@ -897,6 +1002,8 @@ on_down(void *arg, const char *why)
 	ev_timer_stop(f->loop, &f->ping);
 	job_clear(f);
 	want_none(f); /* all is read on return */
+	if (f->of != NULL)
+		return;
 	if (log_allowed(&f->down_limit, ev_now(f->loop), &suppressed)) {
 		struct log_entry e;
 
@@ -950,6 +1057,7 @@ on_notified(void *arg, const char *channel, const char *payload)
 			key = STR("");
 		want_spellings(&f->wanted[s], key);
 	}
+	f->blind = f->blind || (f->of != NULL && is_any_whole(f->wanted));
 	work(f);
 }
 
@@ -978,6 +1086,8 @@ on_refresh(struct ev_loop *loop, ev_timer *w, int events)
 	if (!f->status.connected || f->phase == PHASE_SETUP ||
 	    f->phase == PHASE_LISTEN)
 		return; /* all is read anyway once it is up */
+	if (f->phase != PHASE_NONE && anything_unread(f))
+		return; /* it is being read */
 	want_all(f);
 	work(f);
 }
@@ -1030,29 +1140,53 @@ start_refresh(struct feed *f)
 
 /* ---- life ---- */
 
-struct feed *
-feed_new(struct ev_loop *loop, const struct config *config,
-    struct tables *tables, void (*settled)(void *arg), void *arg)
+/* A connection of a feed's own: what both sides of it have. */
+static struct feed *
+line_new(struct ev_loop *loop, const struct config *config,
+    struct tables *tables)
 {
 	struct feed *f = mem_zalloc(sizeof(*f));
 
 	f->loop = loop;
 	f->config = config;
 	f->tables = tables;
+	f->read_timeout_s = READ_TIMEOUT_S;
+	ev_timer_init(&f->pause, on_pause_over, LOCK_PAUSE_S, 0);
+	ev_timer_init(&f->ping, on_ping, PING_S, PING_S);
+	f->pause.data = f->ping.data = f;
+	connect_db(f);
+	return f;
+}
+
+static void
+disconnect(struct feed *f)
+{
+	db_session_free(f->db);
+	job_clear(f);
+	want_none(f);
+	f->status.connected = false;
+	ev_timer_stop(f->loop, &f->pause);
+	ev_timer_stop(f->loop, &f->ping);
+}
+
+struct feed *
+feed_new(struct ev_loop *loop, const struct config *config,
+    struct tables *tables, void (*settled)(void *arg), void *arg)
+{
+	struct feed *f = line_new(loop, config, tables);
+
+	f->side = line_new(loop, config, tables);
+	f->side->of = f;
 	f->settled = settled;
 	f->arg = arg;
 	ev_timer_init(&f->refresh, on_refresh, 0, 0);
-	ev_timer_init(&f->pause, on_pause_over, LOCK_PAUSE_S, 0);
-	ev_timer_init(&f->ping, on_ping, PING_S, PING_S);
 	ev_timer_init(&f->start, on_start_deadline, START_MAX_S, 0);
 	f->copy = aside_new(loop,
 	    &(struct aside_job){write_copy, copy_failed, f, COPY_LEAST_S,
 		COPY_MOST_S, .patient = true});
-	f->refresh.data = f->pause.data = f->ping.data = f->start.data = f;
-	f->read_timeout_s = READ_TIMEOUT_S;
+	f->refresh.data = f->start.data = f;
 	start_refresh(f);
 	ev_timer_start(loop, &f->start);
-	connect_db(f);
 	return f;
 }
 
@@ -1061,14 +1195,12 @@ feed_free(struct feed *f)
 {
 	if (f == NULL)
 		return;
-	db_session_free(f->db);
-	job_clear(f);
-	want_none(f);
+	disconnect(f->side);
+	disconnect(f);
 	aside_end(f->copy);
 	ev_timer_stop(f->loop, &f->refresh);
-	ev_timer_stop(f->loop, &f->pause);
-	ev_timer_stop(f->loop, &f->ping);
 	ev_timer_stop(f->loop, &f->start);
+	free(f->side);
 	free(f);
 }
 
@@ -1082,7 +1214,7 @@ feed_reconfigure(struct feed *f, const struct config *config)
 	    old->database.reconnect_max_s == config->database.reconnect_max_s &&
 	    source_origin(old) == source_origin(config);
 
-	f->config = config;
+	f->config = f->side->config = config;
 	if (strcmp(old_dir, config->policyd.state_dir) != 0 &&
 	    directory_ready(f->tables->directory))
 		aside_soon(f->copy);
@@ -1090,12 +1222,10 @@ feed_reconfigure(struct feed *f, const struct config *config)
 	start_refresh(f);
 	if (same)
 		return;
-	db_session_free(f->db);
-	job_clear(f);
-	want_none(f);
-	f->status.connected = false;
-	ev_timer_stop(f->loop, &f->ping);
+	disconnect(f);
+	disconnect(f->side);
 	connect_db(f);
+	connect_db(f->side);
 }
 
 struct feed_status
@@ -1104,5 +1234,6 @@ feed_status(const struct feed *f)
 	struct feed_status status = f->status;
 
 	db_session_count(f->db, &status.db);
+	db_session_count(f->side->db, &status.db);
 	return status;
 }

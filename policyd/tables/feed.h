@@ -9,8 +9,10 @@
  * On a connection of its own it LISTENs, then reads everything in one snapshot
  * and swaps it in.  A notification makes it read just that row again (or that
  * table, when there were many), everything that is known to have changed in
- * one snapshot, applied between two requests.  What a lost connection missed
- * is read when it is back.  Each full read, and each quiet moment after a
+ * one snapshot, applied between two requests.  While all is read, and that
+ * connection hears of nothing, a second one does the same for changed rows, in
+ * the tables that answer meanwhile.  What a lost connection missed is read when
+ * it is back.  Each full read, and each quiet moment after a
  * change, leaves a copy on disk, which is what a start without PostgreSQL
  * serves from.
  */

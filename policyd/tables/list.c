@@ -58,6 +58,7 @@ struct edition {
 struct lists {
 	struct edition now;  /* the one that answers */
 	struct edition next; /* being filled, or none */
+	struct edition paused;
 	struct strtab *names; /* name -> number, from 1 */
 	struct strtab *copied; /* a copy's number -> ours, or NULL */
 };
@@ -117,6 +118,20 @@ lists_abandon(struct lists *l)
 	edition_free(&l->next);
 	strtab_free(l->copied);
 	l->copied = NULL;
+}
+
+void
+lists_pause(struct lists *l)
+{
+	l->paused = l->next;
+	l->next = (struct edition){0};
+}
+
+void
+lists_resume(struct lists *l)
+{
+	l->next = l->paused;
+	l->paused = (struct edition){0};
 }
 
 /* The number of a list that there is, else 0. */

@@ -59,6 +59,10 @@ void lists_begin(struct lists *l);
 void lists_swap(struct lists *l);
 void lists_abandon(struct lists *l);
 
+/* Between the two, entries go to the table that answers all the same. */
+void lists_pause(struct lists *l);
+void lists_resume(struct lists *l);
+
 /*
  * Write an entry.  What stands in it says its kind: an '@' makes it a mail
  * address; else it is a network, if it can be one; else a name.  false: it is

@@ -51,6 +51,7 @@ struct rules {
 	struct table table;
 	struct table next;
 	bool filling;
+	bool paused; /* it was, and will be */
 	struct rule_index *index[RULE_STATES];
 };
 
@@ -912,4 +913,18 @@ rules_abandon(struct rules *r)
 {
 	table_free(&r->next);
 	r->filling = false;
+}
+
+void
+rules_pause(struct rules *r)
+{
+	r->paused = r->filling;
+	r->filling = false;
+}
+
+void
+rules_resume(struct rules *r)
+{
+	r->filling = r->paused;
+	r->paused = false;
 }

@@ -117,6 +117,10 @@ void rules_begin(struct rules *r);
 void rules_swap(struct rules *r);
 void rules_abandon(struct rules *r);
 
+/* Between the two, rules go to the table that answers all the same. */
+void rules_pause(struct rules *r);
+void rules_resume(struct rules *r);
+
 struct rule_row {
 	int64_t id, priority;
 	struct str state; /* empty: RCPT */

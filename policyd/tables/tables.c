@@ -36,6 +36,22 @@ tables_abandon(struct tables *t)
 	rules_abandon(t->rules);
 }
 
+void
+tables_pause(struct tables *t)
+{
+	directory_pause(t->directory);
+	lists_pause(t->lists);
+	rules_pause(t->rules);
+}
+
+void
+tables_resume(struct tables *t)
+{
+	directory_resume(t->directory);
+	lists_resume(t->lists);
+	rules_resume(t->rules);
+}
+
 bool
 tables_wasteful(const struct tables *t)
 {

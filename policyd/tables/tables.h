@@ -29,6 +29,13 @@ void tables_swap(struct tables *t);
 /* Drop every table that was begun. */
 void tables_abandon(struct tables *t);
 
+/*
+ * Rows written between the two go to the tables that answer, also where new
+ * ones have been begun.
+ */
+void tables_pause(struct tables *t);
+void tables_resume(struct tables *t);
+
 /* Is so much of it waste that all should be read anew? */
 bool tables_wasteful(const struct tables *t);
 
