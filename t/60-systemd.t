@@ -172,6 +172,8 @@ systemctl daemon-reload
 
 check 'a copy of the tables' \
 	soon sh -c '[ "$(find /var/lib/policyd -type f -size +0 -user policyd)" ]'
+# (Whom it had asked about was killed with it: that is written every five minutes.)
+check 'asked about once more' soon answered
 systemctl stop postgresql@15-main.service
 is 'without PostgreSQL' "$(ask nobody@example.org)" "$unknown"
 check 'restart without PostgreSQL' systemctl restart policyd.service

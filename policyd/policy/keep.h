@@ -12,6 +12,8 @@
  * and with them the secret that they were made with: whoever reads it could
  * choose keys that collide, and nobody but the user policyd may.
  *
+ * A daemon that is killed loses what it learnt since: PostgreSQL has it.
+ *
  * What was read is doubted (known.h): while PostgreSQL is there, it is asked.
  */
 
