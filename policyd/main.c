@@ -3,6 +3,7 @@
  * order, and tears down in reverse.
  */
 
+#include "base/aside.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -42,6 +43,8 @@
 /* SPEC: within 5 s; what a slow reader has not taken by then is lost to it. */
 static const double DRAIN_MAX_S = 3;
 static const double WRITE_MAX_S = 1;
+/* ... and what a disk that hangs does not take; the journal goes first. */
+static const double END_MAX_S = 4.7;
 static const double SIGNALS_AGAIN_S = 1;
 
 struct daemon {
@@ -286,6 +289,7 @@ on_stop(struct ev_loop *loop, ev_signal *w, int events)
 	d->stopping = true;
 	log_line(LOG_NOTICE, "stopping");
 	tell_systemd("STOPPING=1");
+	aside_end_within(END_MAX_S);
 	listeners_stop(d->listeners);
 	server_drain(d->server);
 	ev_timer_set(&d->drain, DRAIN_MAX_S, 0);
@@ -463,8 +467,8 @@ run(struct daemon *d)
 	control_free(d->control);
 	server_free(d->server);
 	policy_drain(d->policy, WRITE_MAX_S);
-	feed_free(d->feed);
 	policy_free(d->policy);
+	feed_free(d->feed);
 	tables_fini(&d->tables);
 	stop_signals(d);
 	log_line(LOG_NOTICE, "stopped");

@@ -11,7 +11,8 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
-use PolicydTest qw(block session site slurp soon spew wait_for);
+use POSIX ();
+use PolicydTest qw(block in_time session site slurp soon spew wait_for);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -250,6 +251,34 @@ $pg->stop;
 	cmp_ok($kill - $oldest, '<', 1 + 3 * $stall, sprintf
 		'%d of %d keys are lost, the oldest of %.0f ms (our stall: %.0f ms)',
 		scalar keys %answered, $all, 1e3 * ($kill - $oldest), 1e3 * $stall);
+	$d->stop;
+}
+
+# A disk that takes nothing of the tables: it ends in time all the same, and the
+# journal, which is written first, is there.
+{
+	my @stuck = map { "$d->{statedir}/$_.new" } qw(tables.copy greylist.known);
+	$d->start;
+	unlink @stuck;
+	for my $path (@stuck) {
+		POSIX::mkfifo($path, 0600) or die "$path: $!";
+		chown +(stat $d->{statedir})[4, 5], $path;
+	}
+	$pg->psql(q{INSERT INTO policyd.domain (name, recipients)
+		VALUES ('stuck.example', 'any')});
+	soon { try(11, 'a') =~ $GREY } 'a disk that hangs: it goes on';
+	$pg->stop;
+	try(11, "stuck$_") for 1 .. 20;
+	my $began = time;
+	is($d->stop, 0, 'and it ends');
+	in_time(time - $began, 5, 'within its time');
+	unlink @stuck;
+	my $mark = $d->log_mark;
+	$d->start(until => 'reply');
+	like($d->log_since($mark), qr/\Q$file\E: (?:2[01]) attempts/,
+		'with the journal on disk');
+	$pg->start;
+	soon { !-e $file } 'which is written';
 	$d->stop;
 }
 

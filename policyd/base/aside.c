@@ -10,9 +10,14 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static const double SHARE = 50, RETRY_S = 30;
+
+/* At the end: where nobody said when that is, and where there is no time left. */
+static const double END_S = 5, END_LEAST_S = 0.1;
+static double end_by; /* clock_s(), or 0 */
 
 struct aside {
 	struct ev_loop *loop;
@@ -70,22 +75,29 @@ failed(struct aside *a, int error)
  * The child touches nothing of the loop, and lets go of every socket at once,
  * so that a new daemon can have them should this one die meanwhile.
  */
+static pid_t
+start_child(const struct aside *a, bool patient)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	if (pid != 0)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(EINTR); /* it died before that was set */
+	close_range(3, ~0U, 0);
+	if (patient)
+		setpriority(PRIO_PROCESS, 0, 19);
+	_exit(a->job.write(a->job.arg) == 0 ? 0 : errno & 0xff);
+}
+
 static void
 on_timer(struct ev_loop *loop, ev_timer *w, int events)
 {
 	struct aside *a = w->data;
-	pid_t parent = getpid(), pid = fork();
+	pid_t pid = start_child(a, a->job.patient);
 
 	(void)events;
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(EINTR); /* it died before that was set */
-		close_range(3, ~0U, 0);
-		if (a->job.patient)
-			setpriority(PRIO_PROCESS, 0, 19);
-		_exit(a->job.write(a->job.arg) == 0 ? 0 : errno & 0xff);
-	}
 	if (pid == -1) {
 		failed(a, errno);
 		return;
@@ -96,18 +108,24 @@ on_timer(struct ev_loop *loop, ev_timer *w, int events)
 	ev_child_start(loop, &a->child);
 }
 
+/* 0, or why it did not do it. */
+static int
+error_of(int status)
+{
+	return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+}
+
 static void
 on_child(struct ev_loop *loop, ev_child *w, int events)
 {
 	struct aside *a = w->data;
-	bool good = WIFEXITED(w->rstatus) && WEXITSTATUS(w->rstatus) == 0;
+	int error = error_of(w->rstatus);
 
 	(void)events;
 	ev_child_stop(loop, w);
 	a->took_s = clock_s() - a->started;
-	if (!good)
-		failed(a,
-		    WIFEXITED(w->rstatus) ? WEXITSTATUS(w->rstatus) : EINTR);
+	if (error != 0)
+		failed(a, error);
 	else if (a->dirty)
 		aside_soon(a);
 }
@@ -125,19 +143,59 @@ aside_new(struct ev_loop *loop, const struct aside_job *job)
 	return a;
 }
 
+/* ---- the end ---- */
+
+void
+aside_end_within(double s)
+{
+	end_by = clock_s() + s;
+}
+
+/* Wait for it until then, and no longer: 0, or an errno. */
+static int
+wait_until(pid_t pid, double until)
+{
+	static const struct timespec pause = {0, 2000000};
+	pid_t got;
+	int status;
+
+	while ((got = waitpid(pid, &status, WNOHANG)) == 0 &&
+	    clock_s() < until)
+		nanosleep(&pause, NULL);
+	if (got == pid)
+		return error_of(status);
+	kill(pid, SIGKILL);
+	return ETIMEDOUT;
+}
+
+static int
+write_until(struct aside *a, double until)
+{
+	pid_t pid = start_child(a, false);
+
+	if (pid != -1)
+		return wait_until(pid, until);
+	return a->job.write(a->job.arg) == 0 ? 0 : errno;
+}
+
+/* What a child has begun is not all, or it lets others go first: begin anew. */
 void
 aside_end(struct aside *a)
 {
-	int status;
+	double now = clock_s(), until = end_by > 0 ? end_by : now + END_S;
+	int error;
 
 	if (a == NULL)
 		return;
-	if (ev_is_active(&a->child) &&
-	    (waitpid(a->child.pid, &status, 0) == -1 || !WIFEXITED(status) ||
-		WEXITSTATUS(status) != 0))
+	if (until < now + END_LEAST_S)
+		until = now + END_LEAST_S;
+	if (ev_is_active(&a->child)) {
+		kill(a->child.pid, SIGKILL);
+		wait_until(a->child.pid, until);
 		a->dirty = true;
-	if (a->dirty && a->job.write(a->job.arg) == -1)
-		a->job.failed(a->job.arg, errno);
+	}
+	if (a->dirty && (error = write_until(a, until)) != 0)
+		a->job.failed(a->job.arg, error);
 	ev_timer_stop(a->loop, &a->timer);
 	ev_child_stop(a->loop, &a->child);
 	free(a);

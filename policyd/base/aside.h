@@ -17,7 +17,7 @@ struct aside;
 struct ev_loop;
 
 struct aside_job {
-	/* Write it.  Called in the child, or by aside_end().  0, or -1, errno. */
+	/* Write it.  Called in the child.  0, or -1, errno. */
 	int (*write)(void *arg);
 	/* It failed; called from the loop or aside_end(). */
 	void (*failed)(void *arg, int error);
@@ -38,7 +38,17 @@ void aside_forget(struct aside *a);
 /* Is a child at it? */
 bool aside_is_busy(struct aside *a);
 
-/* Write what is not on disk yet, and free it.  Blocks.  NULL is allowed. */
+/*
+ * From now on there is so much time for all that is to be ended: a disk that
+ * hangs must not keep the process.
+ */
+void aside_end_within(double s);
+
+/*
+ * Write what is not on disk yet, and free it.  Blocks, for 5 s at most if nobody
+ * said otherwise; after that what was on disk before stays there.  NULL is
+ * allowed.
+ */
 void aside_end(struct aside *a);
 
 #endif
