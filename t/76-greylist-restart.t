@@ -282,6 +282,37 @@ $pg->stop;
 	$d->stop;
 }
 
+# A reload with another state_dir: there is a journal at any time.
+{
+	my $moved = "$d->{dir}/moved";
+	my $stuck = "$moved/greylist.journal.new";
+	$d->start;
+	$pg->stop;
+	try(12, "m$_") for 1 .. 5;
+	soon { -e $file } 'a journal is on disk';
+	mkdir $moved;
+	POSIX::mkfifo($stuck, 0600) or die "$stuck: $!";
+	chown +(stat $d->{statedir})[4, 5], $moved, $stuck;
+	$d->write_ini(policyd => { state_dir => $moved });
+	my $mark = $d->log_mark;
+	$d->signal('HUP');
+	soon { $d->log_since($mark) =~ /reloaded/ } 'another state_dir';
+	ok(-e $file, 'it stays until there is a new one');
+	$d->signal('KILL')->wait_end;
+	unlink $stuck;
+	$d->write_ini;
+	$mark = $d->log_mark;
+	$d->start(until => 'reply');
+	like($d->log_since($mark), qr/\Q$file\E: 5 attempts/, 'killed: it is there');
+	$d->write_ini(policyd => { state_dir => $moved });
+	$d->signal('HUP');
+	soon { -e "$moved/greylist.journal" } 'the new one';
+	$pg->start;
+	soon { !-e $file && !-e "$moved/greylist.journal" } 'all is written: none';
+	is($d->stop, 0, 'stopped');
+	$d->write_ini;
+}
+
 # policyd -t tells when the state cannot be written.
 is(($d->run('-t'))[0], 0, 'policyd -t: good');
 $pg->psql('REVOKE INSERT ON policyd.client FROM policyd');

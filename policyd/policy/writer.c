@@ -41,6 +41,7 @@ struct writer {
 	struct aside *aside;
 	uint64_t kept; /* the version that is, or will be, on disk */
 	bool on_disk;  /* there may be a file */
+	char *before;  /* and one where state_dir was, or NULL */
 	bool idle;     /* as was said last */
 	struct log_limit limit;
 };
@@ -116,12 +117,22 @@ writer_soon(struct writer *w)
 }
 
 static void
+remove_before(struct writer *w)
+{
+	if (w->before != NULL)
+		unlink(w->before);
+	free(w->before);
+	w->before = NULL;
+}
+
+static void
 remove_file(struct writer *w)
 {
 	char *path = path_of(w);
 
 	unlink(path);
 	free(path);
+	remove_before(w);
 	w->on_disk = false;
 }
 
@@ -436,6 +447,7 @@ writer_free(struct writer *w)
 	aside_end(w->aside);
 	if (journal_count(w->journal) == 0 && w->on_disk)
 		remove_file(w);
+	free(w->before);
 	journal_free(w->journal);
 	free(w);
 }
@@ -444,9 +456,13 @@ void
 writer_reconfigure(struct writer *w, const struct config *config,
     struct db_pool *pool)
 {
-	if (strcmp(w->config->policyd.state_dir, config->policyd.state_dir) !=
-		0 && w->on_disk) {
-		remove_file(w);
+	bool moves = strcmp(w->config->policyd.state_dir,
+			 config->policyd.state_dir) != 0;
+
+	if (moves && w->on_disk) {
+		/* Until all is written: the new one is not there yet. */
+		remove_before(w);
+		w->before = path_of(w);
 		w->kept = journal_version(w->journal) - 1;
 		writer_soon(w);
 	}
