@@ -1,6 +1,7 @@
 #include "policy/writer.h"
 
 #include "base/aside.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "config/config.h"
@@ -36,7 +37,7 @@ struct writer {
 	bool clock_known;
 	ev_timer timer;
 	struct db_call *call;
-	double sent; /* when it was; ev_now() */
+	double sent; /* when it was; clock_s() */
 	size_t piece; /* rows at most; less after one that was refused */
 	struct aside *aside;
 	uint64_t kept; /* the version that is, or will be, on disk */
@@ -357,7 +358,7 @@ write_piece(struct writer *w, enum journal_kind kind)
 		params[n++] = window;
 		params[n++] = age;
 	}
-	w->sent = ev_now(w->loop);
+	w->sent = clock_s();
 	w->call = db_pool_query(w->pool, s->sql, n, params,
 	    w->config->database.query_timeout_s, on_written, w);
 	for (int i = 0; i < columns; i++)
@@ -376,7 +377,7 @@ write_next(struct writer *w)
 
 	if (w->call != NULL) {
 		/* PostgreSQL may hang. */
-		if (ev_now(w->loop) - w->sent > SLOW_S)
+		if (clock_s() - w->sent > SLOW_S)
 			keep(w);
 		write_after(w, SLOW_S);
 		return;
