@@ -193,8 +193,10 @@ sub try_start {
 		$fds = descriptors() if descriptors() > $fds;
 		sleep 0.01;
 	}
-	wait_for { descriptors() <= $fds };
-	my $more = descriptors() - $fds;
+	# Without an eventfd libev takes a pipe, which has two ends.
+	my $may = $fds + ((armed())[1] eq 'eventfd');
+	wait_for { descriptors() <= $may };
+	my $more = descriptors() - $may;
 	my $status = $d->stop;
 	# One more may be there to get along with, as PCRE2's without JIT.
 	$live = memory() + 1 if $n == 0;
