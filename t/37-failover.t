@@ -74,7 +74,7 @@ for my $attrs ('', ' target_session_attrs=any') {
 		ini => { %ini, database => { reconnect_max => '15s' } }
 	)->start;
 	my $mine = q{FROM pg_stat_activity WHERE usename = 'policyd'};
-	my $all  = 6;
+	my $all  = 7;
 	soon { $one->psql("SELECT count(*) $mine") == $all } 'all are connected';
 	$one->stop('fast');
 	sleep 4;    # long enough for pauses of some seconds

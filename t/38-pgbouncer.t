@@ -70,6 +70,25 @@ wait_for { is_up() } 10 or do {
 	plan skip_all => 'pgbouncer does not start here';
 };
 
+# policyd -t knows which way leads to the server.
+{
+	my $through = "host=127.0.0.1 port=$port dbname=policyd user=postgres";
+	my $to = sub {
+		return PolicydTest->new(
+			conninfo => $through,
+			ini      => { database => { query_timeout => '2s', @_ } }
+		)->run('-t');
+	};
+	my ($status, $said) = $to->();
+	is($status, 1, 'policyd -t: no notification comes through a pooler');
+	like($said, qr/\[database\] conninfo: notifications do not arrive/, 'said');
+	($status, $said) = $to->(listen_conninfo => $through . ' connect_timeout=9');
+	is($status, 1, 'nor for listen_conninfo');
+	like($said, qr/\[database\] listen_conninfo: notifications do not/, 'said');
+	($status, $said) = $to->(listen_conninfo => $pg->conninfo);
+	is($status, 0, 'listen_conninfo past it') or diag $said;
+}
+
 my $GREY = qr/^DEFER_IF_PERMIT 4\.2\.0 /;
 my $n    = 0;
 for my $prepared (qw(no yes)) {

@@ -11,6 +11,7 @@
 
 #include <libpq-fe.h>
 #include <math.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -249,13 +250,73 @@ verify_script(struct verify *v)
 	free(there);
 }
 
+/* Is a notification there within query_timeout? */
+static bool
+hears(struct verify *v, PGconn *ear)
+{
+	struct pollfd fd = {.fd = PQsocket(ear), .events = POLLIN};
+	int ms = (int)ceil(v->config->database.query_timeout_s * 1000);
+	PGnotify *n;
+
+	while (PQconsumeInput(ear) == 1) {
+		n = PQnotifies(ear);
+		PQfreemem(n);
+		if (n != NULL)
+			return true;
+		if (poll(&fd, 1, ms) <= 0)
+			break;
+	}
+	return false;
+}
+
+/*
+ * A pooler of transactions takes a LISTEN and never delivers anything: only
+ * what another connection announces shows it.  A standby refuses.
+ */
+static void
+verify_listening(struct verify *v, const char *key)
+{
+	const char *conninfo = v->config->database.listen_conninfo;
+	PGconn *ear = NULL;
+	PGresult *res = NULL;
+
+	if (open_conn(v, key, conninfo)) {
+		res = query(v, "LISTEN policyd_verify", 0, NULL);
+		if (PQresultStatus(res) != PGRES_COMMAND_OK)
+			report_failure(v, key);
+		else
+			ear = v->conn;
+	}
+	PQclear(res);
+	if (ear == NULL) {
+		PQfinish(v->conn);
+		return;
+	}
+	if (open_conn(v, key, conninfo)) {
+		res = query(v, "NOTIFY policyd_verify", 0, NULL);
+		if (PQresultStatus(res) != PGRES_COMMAND_OK)
+			report_failure(v, key);
+		else if (!hears(v, ear))
+			report(v, key,
+			    STR("notifications do not arrive: it must lead to the "
+				"server, past a pooler of transactions"));
+		PQclear(res);
+	}
+	PQfinish(v->conn);
+	PQfinish(ear);
+}
+
 int
 tables_verify(const struct config *config, const char *file, FILE *to)
 {
+	static const char conninfo[] = "[database] conninfo";
 	struct verify v = {.config = config, .file = file, .to = to};
+	bool same = strcmp(config->database.conninfo,
+			config->database.listen_conninfo) == 0, there;
 
 	signal(SIGALRM, on_alarm);
-	if (open_conn(&v, "[database] conninfo", config->database.conninfo)) {
+	there = open_conn(&v, conninfo, config->database.conninfo);
+	if (there) {
 		verify_schema(&v);
 		for (int s = 0, bad = v.bad; bad == 0 && s < SOURCES; s++)
 			if (v.ours || s <= SOURCE_ALIAS)
@@ -267,11 +328,8 @@ tables_verify(const struct config *config, const char *file, FILE *to)
 		verify_script(&v);
 	}
 	PQfinish(v.conn);
-	if (strcmp(config->database.conninfo,
-		config->database.listen_conninfo) != 0) {
-		open_conn(&v, "[database] listen_conninfo",
-		    config->database.listen_conninfo);
-		PQfinish(v.conn);
-	}
+	if (there || !same)
+		verify_listening(&v,
+		    same ? conninfo : "[database] listen_conninfo");
 	return v.bad;
 }
