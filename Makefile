@@ -18,6 +18,7 @@ LINT_PACKAGES = $(PACKAGES) clang clang-tidy clang-format clang-tools \
 
 TESTS  = $(wildcard t/*.t)
 PROVE_FLAGS  ?=
+SOAK_MINUTES ?= 30
 FUZZ_CPU ?= 60
 VALGRIND = valgrind -q --leak-check=full --error-exitcode=99
 GCC_WARN   = -Wcast-align=strict -Wformat-overflow=2 -Wformat-signedness -Wduplicated-cond \
@@ -146,6 +147,10 @@ bench: packages-test ## measure policyd against a server that does nothing
 	@B=$(B) POLICYD=$(B)/policyd t/bench/rules
 	@B=$(B) POLICYD=$(B)/policyd t/bench/greylist
 
+soak: packages-test ## SOAK_MINUTES (30) of mixed load and random faults, every answer checked
+	@$(MAKE) -s --no-print-directory all
+	@POLICYD=$(abspath $(B)/policyd) SOAK_MINUTES=$(SOAK_MINUTES) prove -v t/80-soak.t
+
 test: packages-test ## everything: units, fuzz corpora, PostgreSQL and Postfix
 	@$(MAKE) --no-print-directory check
 
@@ -203,6 +208,6 @@ clean: ## remove what was built
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: all analyse bench check clean demo fuzz help install lint uninstall packages packages-test packages-lint sanitize test \
+.PHONY: all analyse bench check clean demo fuzz help install lint uninstall packages packages-test packages-lint sanitize soak test \
 	test-systemd units valgrind
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
