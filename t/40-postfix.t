@@ -192,7 +192,7 @@ sub sessions {
 		VALUES ('new@example.com')});
 	soon { $c->cmd('RSET'); $c->cmd('MAIL FROM:<s@example.net>');
 		return $c->cmd('RCPT TO:<new@example.com>') =~ /^250 / }
-	'a change is in force', 2;
+	'a change is in force', 20;
 	$c->quit;
 
 	$pg->stop;
