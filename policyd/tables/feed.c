@@ -398,8 +398,8 @@ declare(struct feed *f, enum source s)
 		lock_next(f);
 		return;
 	}
-	sql = mem_printf("DECLARE policyd_feed_%d NO SCROLL CURSOR FOR %s", s,
-	    query);
+	sql = mem_printf("DECLARE policyd_feed_%u NO SCROLL CURSOR FOR %s",
+	    (unsigned)s, query);
 	last_round(f)->declared[s] = true;
 	run(f, PHASE_DECLARE, sql, 0, NULL);
 	free(sql);
