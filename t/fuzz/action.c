@@ -22,22 +22,32 @@ is_digits(struct str s)
 	return s.n > 0;
 }
 
-/* As Postfix does: D.D.D at the head of a text is no text. */
+/* How many digits stand at the head of s, if there are no more than 3. */
+static size_t
+digits_len(struct str s)
+{
+	size_t n = 0;
+
+	while (n < s.n && s.p[n] >= '0' && s.p[n] <= '9')
+		n++;
+	return n <= 3 ? n : 0;
+}
+
+/* As Postfix does (dsn_valid): D.D.D at the head of a text is no text. */
 static size_t
 enhanced_len(struct str s)
 {
-	char buf[ACTION_WIRE_MAX_BYTES];
-	unsigned a, b, c;
-	int n = 0;
+	size_t at = 2, n;
 
-	CHECK(s.n < sizeof(buf));
-	memcpy(buf, s.p, s.n);
-	buf[s.n] = '\0';
-	if (s.n == 0 || buf[0] < '0' || buf[0] > '9' ||
-	    sscanf(buf, "%1u.%3u.%3u%n", &a, &b, &c, &n) != 3 || n == 0 ||
-	    (buf[n] != ' ' && buf[n] != '\0'))
+	if (s.n < 5 || memchr("245", s.p[0], 3) == NULL || s.p[1] != '.')
 		return 0;
-	return (size_t)n;
+	n = digits_len(str_from(s, at));
+	at += n;
+	if (n == 0 || at == s.n || s.p[at++] != '.')
+		return 0;
+	n = digits_len(str_from(s, at));
+	at += n;
+	return n > 0 && (at == s.n || s.p[at] == ' ') ? at : 0;
 }
 
 /* A code has a text behind it, and the whole reply has room in a line. */
