@@ -267,8 +267,7 @@ COMMENT ON FUNCTION policyd.greylist_touch IS
 -- stays so.  One that the purge may have taken is made again: then there was
 -- nothing left to delete that counted, while the pass would be lost, and the
 -- sender wait once more.  So is one that a crash may have taken back, because it
--- was there before, or that may have never come to a standby which is the primary
--- now.
+-- was there before.
 --
 -- A row whose first_seen is its passed_at was taken over from the network of
 -- its client (see greylist_see): that is no pass of its own.
@@ -287,10 +286,6 @@ DECLARE
 	-- Statistics do not outlive a crash.
 	crashed timestamptz := coalesce((SELECT stats_reset FROM pg_stat_wal),
 	    '-infinity');
-	-- Where this was a standby: what the primary did after that, it may not
-	-- have sent.  The margin is for what began earlier and ended later.
-	received timestamptz := coalesce(pg_last_xact_replay_timestamp()
-	    - interval '10 s', 'infinity');
 	s record;
 	old policyd.greylist;
 	new policyd.greylist;
@@ -308,7 +303,6 @@ BEGIN
 		    NOT known OR k.passed_at IS NOT NULL
 			AND to_timestamp(k.first_seen) < waiting_since
 			OR to_timestamp(k.last_seen) < crashed
-			OR to_timestamp(k.last_seen) > received
 			AS may_make
 		FROM unnest(clients, senders, recipients, first_seens,
 		    last_seens, passed_ats, counts)

@@ -385,7 +385,7 @@ merge(0, [ map { [ 'c', 's', "r$_", 9, 9, undef, $_ ] } 1 .. 1000 ]);
 is(value('SELECT count(*) FROM policyd.greylist'), 1000, 'a thousand at once');
 is(value('SELECT sum(attempts) FROM policyd.greylist'), 500500, 'and theirs');
 $db->do(q{DELETE FROM policyd.greylist WHERE attempts % 2 = 0});
-merge(1, [ map { [ 'c', 's', "r$_", 9, 5, 7, 1 ] } reverse 1 .. 1000 ]);
+merge(1, [ map { [ 'c', 's', "r$_", 9, 0, 7, 1 ] } reverse 1 .. 1000 ]);
 is(value('SELECT count(*) FROM policyd.greylist WHERE passed_at IS NOT NULL'),
 	500, 'those that are left, known');
 is(value('SELECT count(*) FROM policyd.greylist'), 500, 'and no others');
