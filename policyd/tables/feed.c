@@ -788,6 +788,40 @@ too_many(struct feed *f)
 		lock_next(f);
 }
 
+/* The transaction has begun: what is wanted from now on is for the next. */
+static void
+begin_round(struct feed *f)
+{
+	take_wanted(f);
+	if (f->blind)
+		run(f, PHASE_ROLLBACK, "ROLLBACK", 0, NULL);
+	else
+		lock_next(f);
+}
+
+/* Takes the result: true if it is kept. */
+static bool
+take_keys(struct feed *f, PGresult *res)
+{
+	if (PQntuples(res) > KEYED_ROWS_MAX && f->at != SOURCE_RULE) {
+		too_many(f);
+		return false;
+	}
+	last_round(f)->rows[f->at] = res;
+	lock_next(f);
+	return true;
+}
+
+static void
+take_rows(struct feed *f, const PGresult *res)
+{
+	f->left_out += source_put(f->tables, (enum source)f->at, res);
+	if (PQntuples(res) < FETCH_ROWS)
+		close_cursor(f);
+	else
+		fetch(f);
+}
+
 static void
 on_good_result(struct feed *f, PGresult *res)
 {
@@ -813,31 +847,17 @@ on_good_result(struct feed *f, PGresult *res)
 			start_job(f);
 		break;
 	case PHASE_BEGIN:
-		take_wanted(f);
-		if (f->blind)
-			run(f, PHASE_ROLLBACK, "ROLLBACK", 0, NULL);
-		else
-			lock_next(f);
+		begin_round(f);
 		break;
 	case PHASE_DECLARE:
 		lock_next(f);
 		break;
 	case PHASE_KEYS:
-		if (PQntuples(res) > KEYED_ROWS_MAX &&
-		    f->at != SOURCE_RULE) {
-			too_many(f);
-			break;
-		}
-		last_round(f)->rows[f->at] = res;
-		lock_next(f);
-		return;
+		if (take_keys(f, res))
+			return;
+		break;
 	case PHASE_FETCH:
-		f->left_out +=
-		    source_put(f->tables, (enum source)f->at, res);
-		if (PQntuples(res) < FETCH_ROWS)
-			close_cursor(f);
-		else
-			fetch(f);
+		take_rows(f, res);
 		break;
 	case PHASE_CLOSE:
 		fetch_next(f);
