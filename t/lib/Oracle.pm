@@ -378,6 +378,7 @@ sub answer {
 		asks    => $c->{asks},
 		faulty  => $c->{faulty},
 		to      => $c->{to},
+		well    => $c->{well} // 0,
 		%more
 	};
 }
@@ -758,9 +759,11 @@ sub greylist {
 		# While PostgreSQL is away, memory has what it was told before.
 		my $sure = $c->{faulty} ? $client->{seen}
 			: $allowed || $client->{lo} >= $after;
-		# What is yet to be written, or once more, is judged in memory.
-		$sure = 0 if $c->{well} && ($key->{touched} // 0) > $c->{broken} - UNSYNCED_S
-			&& $c->{from} < $c->{well} + ANNOUNCED_S;
+		# What is yet to be written, or once more, is judged in memory, and a
+		# pass is counted when it is written.
+		my $last = max($key->{touched} // 0, $client->{passed} // 0);
+		$sure = 0 if $c->{well} && $c->{from} < $c->{well} + ANNOUNCED_S
+			&& $last > $c->{broken} - UNSYNCED_S;
 		if ($sure || choose(1, 0)) {
 			$c->{grey_after} = { client => $c->{client}, passes => 0,
 				shown => !$c->{faulty} && !$allowed && $after };
@@ -868,7 +871,8 @@ sub join_states {
 			if max @passes;
 		# Who has passed is announced a moment later, and asked about anew.
 		if (@after == @paths && !grep { !$_->{shown} } @after
-			and $paths[0]{to} > ($client->{passed} // 0) + ANNOUNCED_S)
+			and $paths[0]{to} > ANNOUNCED_S
+				+ max($client->{passed} // 0, $paths[0]{well}))
 		{
 			$client->{seen} ||= $paths[0]{to};
 			$client->{lo} = max($client->{lo}, $after[0]{shown});

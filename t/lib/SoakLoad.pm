@@ -783,7 +783,7 @@ sub command {
 	if ($what->{well}) {
 		$self->{well} = $now if $self->{broken};
 		# What was written back is asked about anew.
-		delete $_->{seen}, $_->{passed} = $now
+		delete $_->{seen}
 			for map { values %{ $_->{grey}{client} } } @{ $self->{actors} };
 		$_->{to} //= $now for @{ $self->{faults} };
 		@{ $self->{faults} } =
