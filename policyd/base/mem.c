@@ -95,7 +95,8 @@ mem_strndup(const char *s, size_t n)
 {
 	char *p = mem_alloc(n + 1);
 
-	memcpy(p, s, n);
+	if (n > 0) /* else s may be NULL */
+		memcpy(p, s, n);
 	p[n] = '\0';
 	return p;
 }
