@@ -190,9 +190,12 @@ sub sessions {
 	like($c->cmd('RCPT TO:<new@example.com>'), qr/^550 /, 'before a change');
 	$pg->psql(q{INSERT INTO policyd.address (address)
 		VALUES ('new@example.com')});
-	soon { $c->cmd('RSET'); $c->cmd('MAIL FROM:<s@example.net>');
-		return $c->cmd('RCPT TO:<new@example.com>') =~ /^250 / }
+	# (Postfix hangs up where it is asked too often before.)
+	soon { ($d->ask(recipient => 'new@example.com') // '') eq 'DUNNO' }
 	'a change is in force', 20;
+	$c->cmd('RSET');
+	$c->cmd('MAIL FROM:<s@example.net>');
+	like($c->cmd('RCPT TO:<new@example.com>'), qr/^250 /, 'for Postfix, too');
 	$c->quit;
 
 	$pg->stop;
