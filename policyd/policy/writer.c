@@ -225,7 +225,7 @@ time_of(const struct journal_entry *e, enum column which)
 	case FIRST_SEEN:
 		return e->row.first_seen;
 	case LAST_SEEN:
-		return e->row.last_seen;
+		return journal_last_seen(e);
 	default:
 		return e->row.passed_at;
 	}
