@@ -54,8 +54,9 @@ my $pid = $d->pid;
 
 sub settings_of {
 	my $n = shift;
+	# Soon full of pages that are in use, and never full of keys.
 	return SoakSite::settings($n, greylist => { cache_entries =>
-			$SECONDS > 300 ? 1_000_000 : 50_000 });
+			$SECONDS > 300 ? 250_000 : 50_000 });
 }
 
 # What an administrator commits is on disk.
