@@ -67,7 +67,8 @@ join(struct journal *to, struct journal_entry *later,
 	if (later->row.passed_at == ATTEMPT_WAITS ||
 	    e->row.passed_at != ATTEMPT_WAITS)
 		later->row.passed_at = e->row.passed_at;
-	journal_touch(to, later, JOURNAL_NEW_KEY);
+	journal_touch(to, later, later->kind == JOURNAL_NEW_KEY ?
+		JOURNAL_NEW_KEY : JOURNAL_PASSED_KEY);
 }
 
 void
@@ -83,7 +84,7 @@ unsynced_lost(struct unsynced *u, struct journal *to)
 		if (later != NULL) {
 			join(to, later, e);
 		} else {
-			later = journal_add(to, JOURNAL_NEW_KEY, e->key,
+			later = journal_add(to, JOURNAL_PASSED_KEY, e->key,
 			    texts);
 			if (later != NULL)
 				later->row = e->row;
