@@ -221,12 +221,6 @@ journal_unsent(struct journal *j)
 	j->taken_count = 0;
 }
 
-int64_t
-journal_last_seen(const struct journal_entry *e)
-{
-	return e->had != 0 ? e->had : e->row.last_seen;
-}
-
 /* ---- on disk ---- */
 
 static const struct seal seal = {"greyjrn", 2, 0, "it is no journal"};
@@ -252,8 +246,7 @@ struct loading {
 static void
 put_entry(struct sealed *s, const struct journal_entry *e, int64_t ahead)
 {
-	struct record r = {e->row.first_seen + ahead,
-	    journal_last_seen(e) + ahead,
+	struct record r = {e->row.first_seen + ahead, e->row.last_seen + ahead,
 	    e->row.passed_at == ATTEMPT_WAITS ? ATTEMPT_WAITS :
 						e->row.passed_at + ahead,
 	    (int32_t)e->kind, e->add, {0}, 0};

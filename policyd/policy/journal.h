@@ -40,13 +40,6 @@ struct journal_entry {
 	struct attempt_row row; /* of a client, last_seen only */
 
 	/*
-	 * When PostgreSQL is known to have had the key, which it may have lost
-	 * since (unsynced.h); 0: nobody fears that.  It is written as last_seen,
-	 * which tells whether a crash came after it.
-	 */
-	int64_t had;
-
-	/*
 	 * Attempts of a key that PostgreSQL is to add; those that are being
 	 * sent are among them.  Keys of a client that passed here: those
 	 * PostgreSQL counts by itself.
@@ -63,9 +56,6 @@ journal_key(uint64_t client, uint64_t pair)
 {
 	return hash_mix(client, pair);
 }
-
-/* last_seen as PostgreSQL is told. */
-int64_t journal_last_seen(const struct journal_entry *e);
 
 /* The hash of a sender and a recipient: of both, with a blank between. */
 uint64_t journal_pair(struct str sender, struct str recipient);

@@ -89,9 +89,6 @@ unsynced_lost(struct unsynced *u, struct journal *to)
 			if (later != NULL)
 				later->row = e->row;
 		}
-		/* Until it is written there may be uses of it in memory. */
-		if (later != NULL)
-			later->had = e->row.last_seen;
 		journal_drop(u->journal, e);
 	}
 }

@@ -225,7 +225,7 @@ time_of(const struct journal_entry *e, enum column which)
 	case FIRST_SEEN:
 		return e->row.first_seen;
 	case LAST_SEEN:
-		return journal_last_seen(e);
+		return e->row.last_seen;
 	default:
 		return e->row.passed_at;
 	}
