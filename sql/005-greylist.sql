@@ -1,6 +1,6 @@
 -- Step 5: greylisting.
 --
--- The state of greylisting is the daemon's: it writes these two tables, with
+-- The state of greylisting is the daemon's: it writes greylist and client, with
 -- the functions below and no other statement.  What an administrator changes
 -- in them is announced like a change of any other table; what the daemon
 -- writes is not, but for a client that has shown that it retries, and for a key
@@ -83,9 +83,32 @@ COMMENT ON COLUMN policyd.client.allowed_at IS
 COMMENT ON COLUMN policyd.client.reason IS
     'Why';
 
+-- A row that is not there was deleted by somebody, purged, lost in a crash, or
+-- never came to the standby that is the primary now.  Only the first is meant:
+-- what the daemon has in memory brings back the others.
+CREATE TABLE policyd.greylist_forgotten (
+	client text COLLATE "C" NOT NULL,
+	sender text COLLATE "C" NOT NULL,
+	recipient text COLLATE "C" NOT NULL,
+	forgotten_at timestamptz NOT NULL,
+	PRIMARY KEY (client, sender, recipient)
+);
+COMMENT ON TABLE policyd.greylist_forgotten IS
+    'What somebody has deleted from greylist, for max_age; client empty: many';
+COMMENT ON COLUMN policyd.greylist_forgotten.client IS
+    'As in greylist';
+COMMENT ON COLUMN policyd.greylist_forgotten.sender IS
+    'As in greylist';
+COMMENT ON COLUMN policyd.greylist_forgotten.recipient IS
+    'As in greylist';
+COMMENT ON COLUMN policyd.greylist_forgotten.forgotten_at IS
+    'When: all that was seen of the key before is of no account';
+
 GRANT SELECT, INSERT, UPDATE, DELETE ON policyd.greylist, policyd.client
     TO policyd, policyd_admin;
 GRANT TRUNCATE ON policyd.greylist, policyd.client TO policyd_admin;
+GRANT SELECT, UPDATE, DELETE ON policyd.greylist_forgotten TO policyd;
+GRANT SELECT ON policyd.greylist_forgotten TO policyd_admin;
 
 CREATE TRIGGER check_client BEFORE INSERT OR UPDATE OF client
     ON policyd.client
@@ -262,12 +285,8 @@ COMMENT ON FUNCTION policyd.greylist_touch IS
 -- where both count, the earlier first_seen wins.  Who may remember less of the
 -- key than is true now is told: "greylist_merged:KEY".
 --
--- A known key that is not here was purged, or deleted by somebody while the
--- daemon did not hear.  A row that was young enough to stay was deleted, and
--- stays so.  One that the purge may have taken is made again: then there was
--- nothing left to delete that counted, while the pass would be lost, and the
--- sender wait once more.  So is one that a crash may have taken back, because it
--- was there before.
+-- A known key that is not here, and that nobody has deleted since it began, is
+-- made again (see greylist_forgotten).
 --
 -- A row whose first_seen is its passed_at was taken over from the network of
 -- its client (see greylist_see): that is no pass of its own.
@@ -283,9 +302,6 @@ DECLARE
 	waiting_since timestamptz := clock_timestamp()
 	    - make_interval(secs => retry_window);
 	age interval := make_interval(secs => max_age);
-	-- Statistics do not outlive a crash.
-	crashed timestamptz := coalesce((SELECT stats_reset FROM pg_stat_wal),
-	    '-infinity');
 	s record;
 	old policyd.greylist;
 	new policyd.greylist;
@@ -299,11 +315,7 @@ BEGIN
 		SELECT k.client, k.sender, k.recipient,
 		    to_timestamp(k.first_seen) AS first_seen,
 		    to_timestamp(k.last_seen) AS last_seen,
-		    to_timestamp(k.passed_at) AS passed_at, k.count,
-		    NOT known OR k.passed_at IS NOT NULL
-			AND to_timestamp(k.first_seen) < waiting_since
-			OR to_timestamp(k.last_seen) < crashed
-			AS may_make
+		    to_timestamp(k.passed_at) AS passed_at, k.count
 		FROM unnest(clients, senders, recipients, first_seens,
 		    last_seens, passed_ats, counts)
 		    AS k (client, sender, recipient, first_seen, last_seen,
@@ -312,21 +324,24 @@ BEGIN
 		    k.recipient COLLATE "C"
 	LOOP
 		made := false;
+		-- Who deletes it just now is waited for, and then seen.
 		LOOP
-			IF s.may_make THEN
-				INSERT INTO policyd.greylist
-				VALUES (s.client, s.sender, s.recipient,
-				    s.first_seen, s.last_seen, s.passed_at,
-				    greatest(s.count, 1))
-				ON CONFLICT DO NOTHING;
-				made := FOUND;
-				EXIT WHEN made;
-			END IF;
 			SELECT * INTO old FROM policyd.greylist AS g
 			WHERE g.client = s.client AND g.sender = s.sender
 			AND g.recipient = s.recipient
 			FOR UPDATE;
-			EXIT WHEN FOUND OR NOT s.may_make;
+			EXIT WHEN FOUND OR known AND EXISTS (
+				SELECT FROM policyd.greylist_forgotten AS f
+				WHERE (f.client, f.sender, f.recipient) IN
+				    ((s.client, s.sender, s.recipient),
+				    ('', '', ''))
+				AND f.forgotten_at >= s.first_seen);
+			INSERT INTO policyd.greylist
+			VALUES (s.client, s.sender, s.recipient, s.first_seen,
+			    s.last_seen, s.passed_at, greatest(s.count, 1))
+			ON CONFLICT DO NOTHING;
+			made := FOUND;
+			EXIT WHEN made;
 		END LOOP;
 		IF made THEN
 			passes := s.passed_at > s.first_seen;
@@ -440,6 +455,8 @@ DECLARE
 	    WHEN 'client' THEN
 		'allowed_at IS NULL'
 		' AND last_seen < now() - make_interval(secs => $4)'
+	    WHEN 'greylist_forgotten' THEN
+		'forgotten_at < now() - make_interval(secs => $4)'
 	END;
 BEGIN
 	deleted := 0;
@@ -465,9 +482,42 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION policyd.purge IS
-    'The daemon: delete old rows of greylist or client in some blocks';
+    'The daemon: delete old rows of one of its tables in some blocks';
 
 ---- What is announced
+
+-- Rows of greylist are deleted, or have other keys now.  The owner's trigger:
+-- whoever may delete need not be allowed to write this table.
+CREATE FUNCTION policyd.forget()
+RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	at_most integer := 1000;
+	t timestamptz := clock_timestamp();
+	gone policyd.greylist[];
+BEGIN
+	IF tg_op = 'DELETE' THEN
+		gone := ARRAY(SELECT o FROM old_rows AS o LIMIT at_most + 1);
+	ELSIF tg_op = 'UPDATE' THEN
+		gone := ARRAY(SELECT o FROM old_rows AS o
+		    WHERE NOT EXISTS (SELECT FROM new_rows AS n
+			WHERE n.client = o.client AND n.sender = o.sender
+			AND n.recipient = o.recipient)
+		    LIMIT at_most + 1);
+	END IF;
+	INSERT INTO policyd.greylist_forgotten AS f
+	SELECT client, sender, recipient, t FROM unnest(gone)
+	WHERE cardinality(gone) <= at_most
+	UNION ALL
+	SELECT '', '', '', t
+	WHERE cardinality(gone) > at_most OR tg_op = 'TRUNCATE'
+	ON CONFLICT (client, sender, recipient) DO UPDATE
+	SET forgotten_at = excluded.forgotten_at;
+	RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION policyd.forget IS
+    'Trigger: what somebody deletes from greylist stays deleted';
 
 -- As policyd.announce_changes does, but for what the daemon writes.  A row of
 -- greylist that somebody adds is in nobody's memory, so nobody is told.
@@ -497,6 +547,12 @@ BEGIN
 		    ' EXECUTE FUNCTION policyd.announce(''greylist'', ''client'','
 		    ' ''sender'', ''recipient'')',
 		    'announce_' || event, event, rows);
+		EXECUTE format('CREATE TRIGGER %I AFTER %s ON policyd.greylist %s'
+		    ' FOR EACH STATEMENT'
+		    ' WHEN (current_setting(''policyd.is_daemon'', true)'
+		    '  IS DISTINCT FROM ''yes'')'
+		    ' EXECUTE FUNCTION policyd.forget()',
+		    'forget_' || event, event, rows);
 	END LOOP;
 END
 $$;

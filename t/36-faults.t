@@ -202,6 +202,39 @@ undef $test;
 	like($d->ask(%key), qr/^(?:DUNNO|PREPEND)/, 'twice: and not forgotten');
 	$pg->start;
 }
+# ---- the sender is back before policyd is ----
+
+# PostgreSQL is killed when it has taken a key and not written it to disk.  The
+# key is tried again, in memory, when PostgreSQL runs and policyd is not connected
+# to it yet: then it was lost by a crash all the same.
+{
+	my %key = (client_name => 'unknown', client_address => '198.18.8.8',
+		recipient => 'back@any.example');
+	my $row = q{SELECT passed_at IS NOT NULL FROM policyd.greylist
+		WHERE recipient = 'back@any.example'};
+	my $on_disk = 'SET synchronous_commit = on;';
+	wait_for {
+		$d->ask(client_name => 'unknown', client_address => '198.18.9.9',
+			recipient => 'before@any.example');
+		$pg->psql(q{SELECT 1 FROM policyd.greylist
+			WHERE recipient = 'before@any.example'});
+	} 10;
+	my $writer = $pg->psql(q{SELECT pid FROM pg_stat_activity
+		WHERE backend_type = 'walwriter'});
+	kill 'STOP', $writer;
+	$pg->psql("$on_disk ALTER ROLE policyd NOLOGIN");
+	my $seen = time;
+	like($d->ask(%key), qr/^DEFER_IF_PERMIT 4\.2\.0 /, 'back: a new key');
+	is($pg->psql($row), 'f', 'back: PostgreSQL has it');
+	kill 'KILL', $pg->pid, $writer;
+	$pg->crash;
+	$pg->start;
+	is($pg->psql($row), '', 'back: and loses it');
+	sleep 0.05 while time < $seen + 1;
+	like($d->ask(%key), qr/^PREPEND/, 'back: it passes in memory');
+	$pg->psql("$on_disk ALTER ROLE policyd LOGIN");
+	soon { $pg->psql($row) eq 't' } 'back: it is written', 20;
+}
 is($d->stop, 0, 'exit status');
 
 # ---- the network ----

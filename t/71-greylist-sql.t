@@ -82,7 +82,11 @@ sub client {
 }
 
 sub value { return scalar $db->selectrow_array(@_) }
-sub empty { $db->do('TRUNCATE policyd.greylist, policyd.client'); return }
+sub empty {
+	$db->do('TRUNCATE policyd.greylist, policyd.client');
+	$db->do('TRUNCATE policyd.greylist_forgotten');
+	return;
+}
 
 # Which of the moments with a name is this?
 sub moment {
@@ -353,19 +357,28 @@ for my $case (
 		[ 50, 20, undef, 3 ], 1, 'kept kept null 5' ],
 	[ 'known, and passed there', [ 90, 40, 50, 2 ], [ 90, 20, 30, 3 ], 1,
 		'kept mine kept 2' ],
-	# (Written later than the server began: no crash took it.)
-	[ 'known, but deleted', undef, [ 50, -100, 30, 2 ], 1, undef ],
-	[ 'known, but perhaps purged', undef, [ $DAY + 200, 40, $DAY, 2 ], 1,
+	[ 'known, but lost', undef, [ 50, 40, undef, 2 ], 1, 'mine mine null 2' ],
+	[ 'known, but purged', undef, [ $DAY + 200, 40, $DAY, 2 ], 1,
 		'mine mine mine 2' ],
-	[ 'known, purged, and has not passed', undef,
-		[ $DAY + 200, -100, undef, 2 ], 1, undef ],
+	# The last of these: when somebody deleted it.
+	[ 'known, but deleted since it began', undef, [ 50, 10, 20, 2 ], 1,
+		undef, 30 ],
+	[ 'known, and deleted before it began', undef, [ 50, 10, 20, 2 ], 1,
+		'mine mine mine 2', 60 ],
+	[ 'known, deleted and there again', [ 20, 20, undef, 1 ],
+		[ 50, 10, 30, 2 ], 1, 'kept mine mine 3', 25 ],
+	[ 'a new one, and an older one was deleted', undef,
+		[ 50, 40, undef, 2 ], 0, 'mine mine null 2', 30 ],
 ) {
-	my ($name, $before, $mine, $known, $want) = @$case;
+	my ($name, $before, $mine, $known, $want, $forgotten) = @$case;
 	my @key = ('example.net', 'a@example.net', 'b@example.com');
 	my %named;
 
 	empty();
 	put([ @key, @$before ]) if $before;
+	$db->do('INSERT INTO policyd.greylist_forgotten VALUES (?, ?, ?,
+		now() - make_interval(secs => ?))', undef, @key, $forgotten)
+		if $forgotten;
 	my $old = row(@key) || {};
 	merge($known, [ [ @key, @$mine ] ]);
 	my $new = row(@key);
@@ -385,20 +398,89 @@ merge(0, [ map { [ 'c', 's', "r$_", 9, 9, undef, $_ ] } 1 .. 1000 ]);
 is(value('SELECT count(*) FROM policyd.greylist'), 1000, 'a thousand at once');
 is(value('SELECT sum(attempts) FROM policyd.greylist'), 500500, 'and theirs');
 $db->do(q{DELETE FROM policyd.greylist WHERE attempts % 2 = 0});
-merge(1, [ map { [ 'c', 's', "r$_", 9, 0, 7, 1 ] } reverse 1 .. 1000 ]);
+merge(1, [ map { [ 'c', 's', "r$_", 9, 5, 7, 1 ] } reverse 1 .. 1000 ]);
 is(value('SELECT count(*) FROM policyd.greylist WHERE passed_at IS NOT NULL'),
 	500, 'those that are left, known');
 is(value('SELECT count(*) FROM policyd.greylist'), 500, 'and no others');
 merge($_, []) for 0, 1;
 is(value('SELECT count(*) FROM policyd.greylist'), 500, 'none at all');
 
-# What may have been lost in a crash is made again: statistics begin with one.
+# ---- greylist_forgotten ----
+
+sub forgotten {
+	return join ', ', @{ $db->selectcol_arrayref(q{SELECT concat_ws(' ', client,
+		sender, recipient) || CASE WHEN forgotten_at BETWEEN
+			now() - interval '1 min' AND clock_timestamp() THEN '' ELSE '?' END
+		FROM policyd.greylist_forgotten ORDER BY 1}) };
+}
+
+sub keys_r { return map { [ 'c', 's', "r$_", 9, 9, undef, 1 ] } 1 .. shift }
+
 empty();
-$db->do(q{SELECT pg_stat_reset_shared('wal')});
-merge(1, [ [ 'c', 's', 'before', 50, 40, undef, 0 ],
-	[ 'c', 's', 'since', 50, -100, undef, 0 ] ]);
-is(join(' ', @{ $db->selectcol_arrayref('SELECT recipient || attempts
-	FROM policyd.greylist') }), 'before1', 'known, but lost in a crash');
+put(keys_r(5));
+is(forgotten(), '', 'nothing is forgotten');
+$db->do(q{DELETE FROM policyd.greylist WHERE recipient IN ('r1', 'r2')});
+is(forgotten(), 'c s r1, c s r2', 'what is deleted is');
+$db->do(q{UPDATE policyd.greylist SET first_seen = now()});
+is(forgotten(), 'c s r1, c s r2', 'not what is changed');
+$db->do(q{UPDATE policyd.greylist SET recipient = 'r9'
+	WHERE recipient = 'r3'});
+is(forgotten(), 'c s r1, c s r2, c s r3', 'but what has another key is');
+$db->do(q{UPDATE policyd.greylist_forgotten SET forgotten_at = '2001-01-01'});
+put(keys_r(1));
+$db->do(q{DELETE FROM policyd.greylist WHERE recipient = 'r1'});
+is(forgotten(), 'c s r1, c s r2?, c s r3?', 'and again, with the later time');
+empty();
+put(keys_r(3));
+$db->do('TRUNCATE policyd.greylist');
+is(forgotten(), '  ', 'all of them');
+merge(1, [ keys_r(2), [ 'c', 's', 'r3', -9, -9, undef, 1 ] ]);
+is(value(q{SELECT string_agg(recipient, ' ') FROM policyd.greylist}), 'r3',
+	'and merged is what began later');
+empty();
+put(map { [ 'c', 's', "r$_", 9, 9, undef, 1 ] } 1 .. 1001);
+$db->do('DELETE FROM policyd.greylist');
+is(forgotten(), '  ', 'a thousand, and one');
+empty();
+put(keys_r(2));
+$daemon->do(q{SELECT policyd.purge('greylist', 0, 1000, 0, 0)});
+is(forgotten() . value('SELECT count(*) FROM policyd.greylist'), 0,
+	'what is purged is not forgotten');
+{
+	# Whoever may delete need not know of it.
+	put(keys_r(1));
+	$db->do('CREATE ROLE site');
+	$db->do('GRANT USAGE ON SCHEMA policyd TO site');
+	$db->do('GRANT SELECT, DELETE ON policyd.greylist TO site');
+	$db->do('SET ROLE site');
+	$db->do('DELETE FROM policyd.greylist');
+	$db->do('RESET ROLE');
+	is(forgotten(), 'c s r1', 'whoever deletes it');
+}
+{
+	# Somebody is just deleting what is merged.
+	empty();
+	put(keys_r(1));
+	my $other = $pg->dbh;
+	$other->begin_work;
+	$other->do('DELETE FROM policyd.greylist');
+	my $pid = fork;
+	if (!$pid) {
+		$_->{AutoInactiveDestroy} = 1 for $db, $daemon, $other;
+		my $mine = $pg->dbh;
+		merge_as($mine, 1, [ keys_r(1) ]);
+		POSIX::_exit(0);
+	}
+	PolicydTest::wait_for(sub {
+		value(q{SELECT count(*) FROM pg_stat_activity
+			WHERE wait_event_type = 'Lock'})
+	});
+	$other->commit;
+	waitpid $pid, 0;
+	is($? . value('SELECT count(*) FROM policyd.greylist'), '00',
+		'what is being deleted is not merged');
+	$other->disconnect;
+}
 
 # ---- greylist_touch ----
 
@@ -650,7 +732,7 @@ sub purge {
 
 empty();
 is(join(' ', purge($_, 10)), '1 0', "nothing to purge in $_")
-	for qw(greylist client);
+	for qw(greylist client greylist_forgotten);
 put([ 'c', 's', 'waits', $DAY - 100, 50 * $DAY, undef, 1 ],
 	[ 'c', 's', 'late', $DAY + 1, 10, undef, 1 ],
 	[ 'c', 's', 'passed', 99 * $DAY, 35 * $DAY - 100, 99 * $DAY, 1 ],
@@ -664,6 +746,10 @@ is_deeply($db->selectcol_arrayref('SELECT recipient FROM policyd.greylist
 is(join(' ', purge('client', 10)), '1 1', 'one old client');
 is_deeply($db->selectcol_arrayref('SELECT client FROM policyd.client
 	ORDER BY 1'), [qw(allowed fresh)], 'the others stay');
+$db->do(q{INSERT INTO policyd.greylist_forgotten
+	SELECT 'c', 's', d::text, now() - make_interval(days => d)
+	FROM generate_series(34, 36) AS d});
+is(join(' ', purge('greylist_forgotten', 10)), '1 2', 'two old forgotten ones');
 
 empty();
 $db->do(q{INSERT INTO policyd.greylist (client, sender, recipient, first_seen)

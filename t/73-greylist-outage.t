@@ -325,11 +325,11 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 	wait_for { time > $began + 3.5 };
 	$dbh->begin_work;
 	$dbh->do('SELECT policyd.begin_as_daemon()');
-	$dbh->do('DELETE FROM policyd.greylist WHERE sender = ?', undef, $_)
-		for sender_of(@purged), sender_of(@waits);
-	$dbh->commit;
 	$dbh->do('DELETE FROM policyd.greylist WHERE sender = ?', undef,
-		sender_of(@$gone));
+		sender_of(@purged));
+	$dbh->commit;
+	$dbh->do('DELETE FROM policyd.greylist WHERE sender = ?', undef, $_)
+		for sender_of(@$gone), sender_of(@waits);
 	$dbh->do('DELETE FROM policyd.client WHERE client = ?', undef, $client);
 	$dbh->do('ALTER ROLE policyd LOGIN');
 	soon { row_of($new) } 'back: the new one is written', 20;
@@ -342,7 +342,7 @@ ask_is($d, $OK, 'a client that is allowed', @friend, sender => fresh());
 	soon { (row_of(sender_of(@purged)) || {})->{passed_us} }
 	'back: what had passed before it was purged is there', 20;
 	ok(no_row('sender = ?', sender_of(@waits)),
-		'back: what was too young for that was deleted');
+		'back: and what passed here after it was deleted is not');
 	is($hasty->stop, 0, 'exit status');
 	settle($d);
 	ask_is($d, $GREYLISTED, 'what was deleted meanwhile is forgotten', @$gone);

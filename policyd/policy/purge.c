@@ -17,7 +17,8 @@ enum {
 	BLOCKS_MAX = 16384, /* of a round and a table: 128 MB */
 };
 
-static const char *const tables[] = {"greylist", "client"};
+static const char *const tables[] = {"greylist", "client",
+    "greylist_forgotten"};
 enum { TABLES = sizeof(tables) / sizeof(tables[0]) };
 
 struct purge {

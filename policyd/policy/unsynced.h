@@ -11,9 +11,9 @@
  * due may have to wait for a slow machine.  A key is on disk when PostgreSQL
  * answers something that it was sent so much later; as long as it says nothing,
  * nothing goes.  When the connection to it is lost, all of it goes to the
- * journal, and is merged once more; policyd.greylist_merge tells what a crash
- * took back from what somebody has deleted.  It cannot tell what a standby that
- * lagged behind, and is the primary now, never got: that is lost.
+ * journal, and is merged once more: PostgreSQL may have crashed, or it may be
+ * another server that answers next, a standby that never got it.
+ * policyd.greylist_merge tells what was lost from what somebody has deleted.
  *
  * At most 65536 keys, about 15 MB: 3 s of all that one PostgreSQL can do.
  * Beyond, the oldest are taken to be on disk.

@@ -65,7 +65,6 @@ INSERT INTO policyd.address (address)
   SELECT 'u' || i || '@d' || i % 4 || '.example' FROM generate_series(0, 24) AS i;
 INSERT INTO policyd.rule (priority, state, conditions, action) VALUES
   (-1000, 'ETRN', ARRAY['etrn_domain = mark.example'], '450 4.0.0 mark 0'),
-  (-999, 'EXPN', ARRAY['policy_context = mark'], 'set expn no'),
   (-998, NULL, ARRAY['policy_context = probe'], 'script said'),
   (-997, NULL, ARRAY['policy_context = grey'], 'greylist');
 CREATE FUNCTION policyd_script.said(request jsonb) RETURNS text LANGUAGE sql
