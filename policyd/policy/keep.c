@@ -116,6 +116,24 @@ take_secret(void *arg, struct str body)
 	return NULL;
 }
 
+static bool
+is_time(int64_t t)
+{
+	return t >= -KNOWN_FOREVER && t <= KNOWN_FOREVER;
+}
+
+/* Of one on disk; false where what comes out is none. */
+static bool
+time_here(int64_t *t, int64_t ahead)
+{
+	if (*t == KNOWN_FOREVER)
+		return true;
+	if (!is_time(*t))
+		return false;
+	*t -= ahead;
+	return is_time(*t);
+}
+
 static const char *
 take_all(void *arg, struct str body)
 {
@@ -127,11 +145,10 @@ take_all(void *arg, struct str body)
 	    memcmp(secret, hash_secret(), sizeof(secret)) != 0)
 		return "its secret is another one";
 	while (sealed_take(&body, &r, sizeof(r))) {
-		if (r.kind != KNOWN_WAITING && r.kind != KNOWN_PASSED &&
-		    r.kind != KNOWN_CLIENT)
+		if ((r.kind != KNOWN_WAITING && r.kind != KNOWN_PASSED &&
+			r.kind != KNOWN_CLIENT) ||
+		    !time_here(&r.time, *k->ahead))
 			continue;
-		if (r.time != KNOWN_FOREVER)
-			r.time -= *k->ahead;
 		known_put(k->known, r.key, (enum known_kind)r.kind, r.time,
 		    known_epoch(k->known) - 1);
 	}
