@@ -64,8 +64,7 @@ join(struct journal *to, struct journal_entry *later,
     const struct journal_entry *e)
 {
 	later->row.first_seen = e->row.first_seen;
-	if (later->row.passed_at == ATTEMPT_WAITS ||
-	    e->row.passed_at != ATTEMPT_WAITS)
+	if (e->row.passed_at != ATTEMPT_WAITS)
 		later->row.passed_at = e->row.passed_at;
 	journal_touch(to, later, later->kind == JOURNAL_NEW_KEY ?
 		JOURNAL_NEW_KEY : JOURNAL_PASSED_KEY);
