@@ -69,10 +69,9 @@ take(struct str *s, struct str with)
 	return true;
 }
 
-static void
-on_heard(void *arg, const char *payload)
+void
+news_hear(struct news *n, const char *payload)
 {
-	struct news *n = arg;
 	struct str what = str_of(payload);
 	struct log_entry e;
 
@@ -120,6 +119,12 @@ on_ended(void *arg)
 
 	n->listening = false;
 	n->on.ended(n->on.arg);
+}
+
+static void
+on_heard(void *arg, const char *payload)
+{
+	news_hear(arg, payload);
 }
 
 static void

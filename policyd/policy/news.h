@@ -47,6 +47,9 @@ void news_free(struct news *n);
 /* Connect anew.  Nobody is told that it ended. */
 void news_reconfigure(struct news *n, const struct config *config);
 
+/* One announcement, as the connection hears it.  Most are not of this room. */
+void news_hear(struct news *n, const char *payload);
+
 /* Is all heard that is announced? */
 bool news_is_heard(const struct news *n);
 
