@@ -3,6 +3,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/sealed.h"
 #include "config/config.h"
 #include "policy/known.h"
 
@@ -16,33 +17,23 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 enum { ENTRIES = 1000 };
 static const int64_t AHEAD = 1795316427000;
 
-/* As base/sealed.c and keep.c write them. */
-struct head {
-	char magic[8];
-	uint32_t order;
-	uint32_t format;
-	uint64_t origin;
-	uint64_t body_bytes;
-	uint64_t body_sum;
-};
-
+/* As keep.c writes them. */
 struct record {
 	uint64_t key;
 	int64_t time;
 	uint64_t kind;
 };
 
-struct file {
-	struct head head;
+struct body {
 	unsigned char secret[HASH_SECRET_BYTES];
 	struct record record[4];
 };
-enum { HEAD = sizeof(struct head), ONE = offsetof(struct file, record[1]) };
+
+enum { HEAD = 40, ONE = offsetof(struct body, record[1]) };
 
 static char dir[] = "/tmp/policyd-keep-XXXXXX";
 static char *path, *elsewhere;
@@ -208,109 +199,94 @@ test_secret(void)
 
 /* ---- a file that is none ---- */
 
-static void
-seal(struct file *f, size_t n)
-{
-	f->head.body_bytes = n - HEAD;
-	f->head.body_sum = XXH3_64bits(f->secret, n - HEAD);
-}
-
-static size_t
-read_file(struct file *f)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = read(fd, f, sizeof(*f));
-
-	close(fd);
-	return n > 0 ? (size_t)n : 0;
-}
-
-static void
-write_file(const struct file *f, size_t n)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-	ok(write(fd, f, n) == (ssize_t)n, "a file of %zu bytes", n);
-	close(fd);
-}
-
-enum spoil { AS_IT_IS, MAGIC, ORDER, FORMAT, SECRET, RECORD };
-
-static const struct {
-	const char *name;
-	enum spoil spoil;
-	size_t bytes;
-	bool sealed; /* its length and sum are right */
-	const char *why; /* NULL: it is read */
-} files[] = {
-    {"whole", AS_IT_IS, ONE, true, NULL},
-    {"empty", AS_IT_IS, 0, false, "it is no copy of what"},
-    {"the half of a head", AS_IT_IS, HEAD / 2, false, "it is no copy of what"},
-    {"another file", MAGIC, ONE, true, "it is no copy of what"},
-    {"of another machine", ORDER, ONE, true, "it is of another version"},
-    {"of another version", FORMAT, ONE, true, "it is of another version"},
-    {"without its body", AS_IT_IS, HEAD, false, "it is truncated"},
-    {"truncated", AS_IT_IS, ONE - 1, false, "it is truncated"},
-    {"longer than it was", AS_IT_IS, ONE + 1, false, "it is truncated"},
-    {"its secret spoilt", SECRET, ONE, false, "it is corrupted"},
-    {"a record spoilt", RECORD, ONE, false, "it is corrupted"},
-    {"of nothing", AS_IT_IS, HEAD, true, "it is no copy of what"},
-    {"of less than a secret", AS_IT_IS, HEAD + HASH_SECRET_BYTES - 1, true,
-	"it is no copy of what"},
-    {"of half a record", AS_IT_IS, ONE - 8, true, "it is no copy of what"},
+struct part {
+	const struct body *body;
+	size_t n;
 };
 
 static void
-spoil(struct file *f, enum spoil what)
+put_part(struct sealed *s, const void *arg)
 {
-	switch (what) {
-	case AS_IT_IS:
-		break;
-	case MAGIC:
-		f->head.magic[0]++;
-		break;
-	case ORDER:
-		f->head.order = 0x04030201;
-		break;
-	case FORMAT:
-		f->head.format++;
-		break;
-	case SECRET:
-		f->secret[7]++;
-		break;
-	case RECORD:
-		f->record[0].time++;
-		break;
+	const struct part *part = arg;
+
+	sealed_put(s, part->body, part->n);
+}
+
+static void
+write_file(const char *magic, uint32_t format, const struct body *body,
+    size_t n)
+{
+	const struct part part = {body, n};
+	struct seal seal = {.format = format};
+
+	memcpy(seal.magic, magic, sizeof(seal.magic));
+	is_long(sealed_save(path, &seal, put_part, &part), 0, "a file");
+}
+
+static const struct {
+	const char *name;
+	const char *magic;
+	uint32_t format;
+	size_t n;   /* of the body; then: */
+	long cut;   /* bytes off its end, or more of them */
+	long spoil; /* a byte, or one from the end; 0: none */
+	const char *why; /* NULL: it is read */
+} files[] = {
+    {"whole", "greyknw", 1, ONE, 0, 0, NULL},
+    {"another file", "greyjrn", 1, ONE, 0, 0, "it is no copy of what"},
+    {"of another version", "greyknw", 2, ONE, 0, 0, "it is of another version"},
+    {"of an older one", "greyknw", 0, ONE, 0, 0, "it is of another version"},
+    {"of another machine", "greyknw", 1, ONE, 0, 8, "it is of another version"},
+    {"empty", "greyknw", 1, ONE, HEAD + ONE, 0, "it is no copy of what"},
+    {"the half of a head", "greyknw", 1, ONE, 20 + ONE, 0,
+	"it is no copy of what"},
+    {"without its body", "greyknw", 1, ONE, ONE, 0, "it is truncated"},
+    {"truncated", "greyknw", 1, ONE, 1, 0, "it is truncated"},
+    {"longer than it was", "greyknw", 1, ONE, -1, 0, "it is truncated"},
+    {"its secret spoilt", "greyknw", 1, ONE, 0, HEAD + 7, "it is corrupted"},
+    {"a record spoilt", "greyknw", 1, ONE, 0, -7, "it is corrupted"},
+    {"of nothing", "greyknw", 1, 0, 0, 0, "it is no copy of what"},
+    {"of less than a secret", "greyknw", 1, HASH_SECRET_BYTES - 1, 0, 0,
+	"it is no copy of what"},
+    {"of half a record", "greyknw", 1, ONE - 8, 0, 0, "it is no copy of what"},
+};
+
+static void
+spoil(size_t i)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	off_t size = lseek(fd, 0, SEEK_END) - files[i].cut;
+	off_t at = files[i].spoil + (files[i].spoil < 0 ? size : 0);
+	char byte;
+
+	is_long(ftruncate(fd, size), 0, "cut");
+	if (at != 0) {
+		is_long(pread(fd, &byte, 1, at), 1, "spoilt");
+		byte++;
+		is_long(pwrite(fd, &byte, 1, at), 1, "for good");
 	}
+	close(fd);
 }
 
 static void
 test_files(void)
 {
-	struct file whole = {0};
+	struct body body = {.record = {{1, AHEAD, KNOWN_PASSED}}};
 	unsigned char now[HASH_SECRET_BYTES];
 
-	save(AHEAD);
-	is_long((long)read_file(&whole), ONE, "a file of one entry");
-	ok(memcmp(whole.head.magic, "greyknw", 8) == 0 &&
-		whole.head.format == 1, "as those that are on disks");
-	hash_init();
 	memcpy(now, hash_secret(), sizeof(now));
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
 		bool good = files[i].why == NULL;
-		struct file f = whole;
 		char *log;
 
-		spoil(&f, files[i].spoil);
-		if (files[i].sealed)
-			seal(&f, files[i].bytes);
-		write_file(&f, files[i].bytes);
+		write_file(files[i].magic, files[i].format, &body, files[i].n);
+		spoil(i);
 		log = said(take_secret);
-		is_long(memcmp(hash_secret(), now, sizeof(now)) == 0, !good,
-		    files[i].name);
 		ok(good ? log[0] == '\0' : strstr(log, path) != NULL &&
 			    strstr(log, files[i].why) != NULL,
 		    "%s: %s", files[i].name, log);
+		ok(memcmp(hash_secret(), good ? body.secret : now,
+		       sizeof(now)) == 0, "%s: the secret", files[i].name);
 		is_long((long)count_loaded(), good, files[i].name);
 		hash_use_secret(now);
 		free(log);
@@ -323,23 +299,20 @@ test_records(void)
 {
 	static const int64_t times[] = {INT64_MIN, INT64_MAX,
 	    KNOWN_FOREVER + 1, -KNOWN_FOREVER};
-	struct file f = {0};
-	size_t n = sizeof(f);
+	struct body body = {0};
 
-	save(AHEAD);
-	read_file(&f);
-	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
-		f.record[i] = (struct record){i + 1, times[i], KNOWN_PASSED};
-	seal(&f, n);
-	write_file(&f, n);
+	memcpy(body.secret, hash_secret(), sizeof(body.secret));
+	for (size_t i = 0; i < 4; i++)
+		body.record[i] = (struct record){i + 1, times[i], KNOWN_PASSED};
+	write_file("greyknw", 1, &body, sizeof(body));
 	is_long((long)count_loaded(), 0, "no such time");
 
 	for (size_t i = 0; i < 4; i++)
-		f.record[i] = (struct record){i + 1, AHEAD, KNOWN_CHANGED + i};
-	f.record[2].kind = KNOWN_NOTHING;
-	f.record[3].kind = KNOWN_WAITING;
-	seal(&f, n);
-	write_file(&f, n);
+		body.record[i] = (struct record){i + 1, AHEAD,
+		    KNOWN_CHANGED + i};
+	body.record[2].kind = KNOWN_NOTHING;
+	body.record[3].kind = KNOWN_WAITING;
+	write_file("greyknw", 1, &body, sizeof(body));
 	is_long((long)count_loaded(), 1, "no such kind, but the rest");
 }
 

@@ -19,6 +19,8 @@ ok(int pass, const char *fmt, ...)
 	vprintf(fmt, ap);
 	va_end(ap);
 	putchar('\n');
+	/* A child has none of it, and a crash loses none. */
+	fflush(stdout);
 	tap_bad += !pass;
 	return pass;
 }
