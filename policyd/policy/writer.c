@@ -5,12 +5,11 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "config/config.h"
-#include "db/array.h"
 #include "db/pool.h"
+#include "policy/merge.h"
 
 #include <errno.h>
 #include <ev.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -171,100 +170,7 @@ load(struct writer *w)
 
 /* ---- to PostgreSQL ---- */
 
-/* What is sent of each entry: a column of the statement, as an array. */
-enum column {
-	COLUMN_END,
-	CLIENT,
-	SENDER,
-	RECIPIENT,
-	FIRST_SEEN,
-	LAST_SEEN,
-	PASSED_AT,
-	ADD,
-};
-enum { COLUMNS_MAX = ADD };
-
-/* The columns, and after them retry_window and max_age where they matter. */
-static const struct statement {
-	const char *sql;
-	enum column columns[COLUMNS_MAX + 1];
-	bool has_limits;
-} statements[JOURNAL_KINDS] = {
-    [JOURNAL_CLIENT] = {"SELECT policyd.client_merge($1, $2)",
-	{CLIENT, LAST_SEEN}, false},
-    [JOURNAL_KNOWN_KEY] = {"SELECT policyd.greylist_touch($1, $2, $3, $4, $5)",
-	{CLIENT, SENDER, RECIPIENT, LAST_SEEN, ADD}, false},
-    [JOURNAL_PASSED_KEY] = {"SELECT policyd.greylist_merge(true, $1, $2, $3, "
-			    "$4, $5, $6, $7, $8, $9)",
-	{CLIENT, SENDER, RECIPIENT, FIRST_SEEN, LAST_SEEN, PASSED_AT, ADD},
-	true},
-    [JOURNAL_NEW_KEY] = {"SELECT policyd.greylist_merge(false, $1, $2, $3, "
-			 "$4, $5, $6, $7, $8, $9)",
-	{CLIENT, SENDER, RECIPIENT, FIRST_SEEN, LAST_SEEN, PASSED_AT, ADD},
-	true},
-};
-
 static void write_next(struct writer *w);
-
-static char *
-texts_array(struct journal_entry *const *entries, size_t n, int which)
-{
-	char **texts = mem_alloc(n * sizeof(texts[0])), *array;
-
-	for (size_t i = 0; i < n; i++)
-		texts[i] = entries[i]->text[which];
-	array = db_array(texts, n, false);
-	free(texts);
-	return array;
-}
-
-static int64_t
-time_of(const struct journal_entry *e, enum column which)
-{
-	switch (which) {
-	case FIRST_SEEN:
-		return e->row.first_seen;
-	case LAST_SEEN:
-		return e->row.last_seen;
-	default:
-		return e->row.passed_at;
-	}
-}
-
-static char *
-numbers_array(const struct writer *w, struct journal_entry *const *entries,
-    size_t n, enum column which)
-{
-	size_t size = n * 32 + sizeof("{}");
-	char *text = mem_alloc(size);
-	struct sbuf b = sbuf_over(text, size);
-
-	sbuf_addc(&b, '{');
-	for (size_t i = 0; i < n; i++) {
-		int64_t time = time_of(entries[i], which);
-
-		if (i > 0)
-			sbuf_addc(&b, ',');
-		if (which == ADD)
-			sbuf_addf(&b, "%d", (int)entries[i]->add);
-		else if (time == ATTEMPT_WAITS)
-			sbuf_add(&b, STR("NULL"));
-		else
-			sbuf_addf(&b, "%.3f",
-			    (double)(time + w->ahead) / 1000);
-	}
-	sbuf_addc(&b, '}');
-	return text;
-}
-
-static char *
-column_array(const struct writer *w, struct journal_entry *const *entries,
-    size_t n, enum column which)
-{
-	if (which <= RECIPIENT)
-		return texts_array(entries, n, (int)which - CLIENT);
-	return numbers_array(w, entries, n, which);
-}
 
 static void
 log_failed(struct writer *w, enum db_outcome outcome,
@@ -338,31 +244,17 @@ on_written(void *arg, enum db_outcome outcome, PGresult *res)
 static void
 write_piece(struct writer *w, enum journal_kind kind)
 {
-	const struct statement *s = &statements[kind];
-	char window[32], age[32], *own[COLUMNS_MAX];
-	const char *params[COLUMNS_MAX + 2];
-	size_t rows;
+	size_t n;
 	struct journal_entry *const *entries =
-	    journal_take(w->journal, kind, w->piece, &rows);
-	int columns = 0, n;
+	    journal_take(w->journal, kind, w->piece, &n);
+	struct merge m = merge_new(kind, entries, n, w->ahead,
+	    w->config->greylist.retry_window_s, w->config->greylist.max_age_s);
 
-	for (; s->columns[columns] != COLUMN_END; columns++)
-		params[columns] = own[columns] = column_array(w, entries, rows,
-		    s->columns[columns]);
-	n = columns;
-	if (s->has_limits) {
-		snprintf(window, sizeof(window), "%.17g",
-		    w->config->greylist.retry_window_s);
-		snprintf(age, sizeof(age), "%.17g",
-		    w->config->greylist.max_age_s);
-		params[n++] = window;
-		params[n++] = age;
-	}
 	w->sent = clock_s();
-	w->call = db_pool_query(w->pool, s->sql, n, params,
-	    w->config->database.query_timeout_s, on_written, w);
-	for (int i = 0; i < columns; i++)
-		free(own[i]);
+	w->call = db_pool_query(w->pool, m.sql, m.n,
+	    (const char *const *)m.param, w->config->database.query_timeout_s,
+	    on_written, w);
+	merge_free(&m);
 	if (w->call == NULL) {
 		journal_unsent(w->journal);
 		write_after(w, RETRY_S);
@@ -485,7 +377,7 @@ writer_statements(const char **out, int max)
 	int n = 0;
 
 	for (; n < JOURNAL_KINDS && n < max; n++)
-		out[n] = statements[n].sql;
+		out[n] = merge_sql((enum journal_kind)n);
 	return n;
 }
 
