@@ -15,11 +15,11 @@ use warnings;
 
 use Carp qw(croak);
 use File::Temp qw(tempdir);
-use IO::Handle;
 use IO::Select;
 use IO::Socket::INET;
-use POSIX ();
-use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM inet_aton);
+use Socket qw(inet_aton);
+
+use parent 'Beside';
 
 use constant { A => 1, NO_SUCH_NAME => 3 };
 
@@ -33,34 +33,23 @@ sub new {
 		Proto     => 'udp'
 	) or return;
 	my $dir = tempdir('dns-XXXXXX', TMPDIR => 1, CLEANUP => 1);
-	my $self = bless { dir => $dir, owner => $$ }, $class;
 
 	_spew("$dir/resolv.conf", "nameserver $address\nsearch .\n"
 		. "options timeout:2 attempts:2\n");
 	_spew("$dir/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
 	chmod 0755, $dir;
-	return if system($self->prefix, 'true') != 0;
-	socketpair my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC
-		or croak "socketpair: $!";
-	$self->{pid} = fork // croak "fork: $!";
-	if ($self->{pid} == 0) {
-		$SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
-		close $ours;
-		eval { _run($door, $theirs); 1 } or print STDERR "FaultDns: $@";
-		POSIX::_exit(0);
-	}
-	close $theirs;
-	$ours->autoflush(1);
-	$self->{control} = $ours;
-	return $self;
+	return if system(_prefix($dir), 'true') != 0;
+	return $class->beside(sub { _run($door, $_[0]) }, dir => $dir);
 }
 
 # What comes after it has this nameserver, and no other.
-sub prefix {
-	my ($self) = @_;
+sub prefix { return _prefix($_[0]{dir}) }
+
+sub _prefix {
+	my ($dir) = @_;
 	return ('unshare', '-m', 'sh', '-c', 'for f in resolv.conf nsswitch.conf; do
 		mount --bind "$1/$f" "/etc/$f" || exit 1; done; shift; exec "$@"',
-		'sh', $self->{dir});
+		'sh', $dir);
 }
 
 sub name { my ($self, @what) = @_; return $self->_tell("name @what") }
@@ -80,7 +69,6 @@ sub _run {
 	my ($mute, $asked, %address) = (0, 0);
 	my $both = IO::Select->new($door, $control);
 
-	$control->autoflush(1);
 	while (1) {
 		for my $ready ($both->can_read) {
 			if ($ready == $control) {
@@ -126,16 +114,6 @@ sub _spew {
 	open my $out, '>', $path or croak "$path: $!";
 	print {$out} $text;
 	close $out or croak "$path: $!";
-	return;
-}
-
-sub DESTROY {
-	my ($self) = @_;
-	return if $self->{owner} != $$ || !$self->{pid};
-	local $?;
-	close $self->{control};
-	kill 'TERM', $self->{pid};
-	waitpid $self->{pid}, 0;
 	return;
 }
 

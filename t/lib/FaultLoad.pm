@@ -21,14 +21,10 @@ use strict;
 use warnings;
 
 use Carp qw(croak);
-use IO::Handle;
-use IO::Socket::UNIX;
 use JSON::PP ();
-use POSIX ();
-use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM);
 use Time::HiRes qw(time);
 
-use PolicydTest qw(block);
+use parent 'Beside';
 
 use constant {
 	STEADY     => 40,      # connections
@@ -45,22 +41,10 @@ my $PASSES = qr/^(?:DUNNO|PREPEND X-Greylist)/;
 
 sub new {
 	my ($class, %opt) = @_;
-	socketpair my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC
-		or croak "socketpair: $!";
-	my $pid = fork;
 
-	croak "fork: $!" if !defined $pid;
-	if ($pid == 0) {
-		$SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
-		$SIG{PIPE} = 'IGNORE';
-		close $ours;
-		eval { FaultLoad::Loop->new(%opt, control => $theirs)->run; 1 }
-			or print STDERR "FaultLoad: $@";
-		POSIX::_exit(0);
-	}
-	close $theirs;
-	$ours->autoflush(1);
-	return bless { pid => $pid, control => $ours, owner => $$ }, $class;
+	return $class->beside(sub {
+		FaultLoad::Loop->new(%opt, control => $_[0])->run;
+	});
 }
 
 sub _tell {
@@ -89,23 +73,6 @@ sub left { return $_[0]->_tell(left => 1)->{left} }
 # stall } }, failed, why => [TEXT...], keys => { RECIPIENT => [ANSWERED,
 # ANSWERED-AGAIN, WAITS-AGAIN] } }; times in seconds.
 sub report { return $_[0]->_tell(report => 1) }
-
-sub stop {
-	my $self = shift;
-
-	return if !$self->{pid};
-	# It would end with the socket, if no other child had inherited that.
-	kill 'TERM', $self->{pid};
-	waitpid delete $self->{pid}, 0;
-	return;
-}
-
-sub DESTROY {
-	my $self = shift;
-	local ($?, $!, $@);
-	$self->stop if $self->{owner} == $$;
-	return;
-}
 
 # ---- the process ----
 
@@ -147,7 +114,6 @@ sub new {
 		$conn->{due} = time + $conn->{pause} * rand;
 	}
 	vec($self->{readers}, fileno $opt{control}, 1) = 1;
-	$opt{control}->autoflush(1);
 	return $self;
 }
 

@@ -14,13 +14,12 @@ use strict;
 use warnings;
 
 use Carp qw(croak);
-use IO::Handle;
 use IO::Socket::INET;
 use IO::Socket::UNIX;
-use List::Util qw(max);
-use POSIX ();
-use Socket qw(AF_UNIX IPPROTO_TCP PF_UNSPEC SOCK_STREAM TCP_NODELAY);
+use Socket qw(IPPROTO_TCP SOCK_STREAM TCP_NODELAY);
 use Time::HiRes qw(time);
+
+use parent 'Beside';
 
 sub new {
 	my ($class, %opt) = @_;
@@ -29,23 +28,9 @@ sub new {
 		LocalPort => 0,
 		Listen    => 50
 	) or croak "no free port: $!";
-	socketpair my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC
-		or croak "socketpair: $!";
-	my $pid = fork;
 
-	croak "fork: $!" if !defined $pid;
-	if ($pid == 0) {
-		$SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
-		$SIG{PIPE} = 'IGNORE';
-		close $ours;
-		eval { _run($door, $opt{to}, $theirs); 1 }
-			or print STDERR "FaultProxy: $@";
-		POSIX::_exit(0);
-	}
-	close $theirs;
-	$ours->autoflush(1);
-	return bless { pid => $pid, control => $ours, port => $door->sockport,
-		owner => $$ }, $class;
+	return $class->beside(sub { _run($door, $opt{to}, $_[0]) },
+		port => $door->sockport);
 }
 
 sub port { return $_[0]{port} }
@@ -58,15 +43,6 @@ sub _tell {
 	my $control = $self->{control};
 	print {$control} "$line\n";
 	defined readline $control or croak 'the proxy has ended';
-	return;
-}
-
-sub DESTROY {
-	my $self = shift;
-	local ($?, $!, $@);
-	return if $self->{owner} != $$;
-	kill 'TERM', $self->{pid};
-	waitpid $self->{pid}, 0;
 	return;
 }
 
@@ -137,7 +113,6 @@ sub _run {
 	my %ends;
 	my ($delay, $hole) = (0, 0);
 
-	$control->autoflush(1);
 	while (1) {
 		my $now = time;
 		my ($in, $out, $next) = ('', '', 1);

@@ -19,10 +19,9 @@ use strict;
 use warnings;
 
 use Carp qw(croak);
-use POSIX ();
-use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM);
 use Storable qw(freeze thaw);
-use Time::HiRes qw(time);
+
+use parent 'Beside';
 
 use constant {
 	ACTORS    => 10,
@@ -35,21 +34,10 @@ use constant {
 
 sub new {
 	my ($class, %opt) = @_;
-	socketpair my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC
-		or croak "socketpair: $!";
-	my $pid = fork;
 
-	croak "fork: $!" if !defined $pid;
-	if ($pid == 0) {
-		$SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
-		$SIG{PIPE} = 'IGNORE';
-		close $ours;
-		eval { SoakLoad::Loop->new(%opt, control => $theirs)->run; 1 }
-			or print STDERR "SoakLoad: $@";
-		POSIX::_exit(0);
-	}
-	close $theirs;
-	return bless { pid => $pid, control => $ours, owner => $$ }, $class;
+	return $class->beside(sub {
+		SoakLoad::Loop->new(%opt, control => $_[0])->run;
+	});
 }
 
 # One command; what it says to that.
@@ -85,22 +73,6 @@ sub get {
 	};
 	my $head = $read->(4) // return;
 	return thaw($read->(unpack 'N', $head) // return);
-}
-
-sub stop {
-	my $self = shift;
-
-	return if !$self->{pid};
-	kill 'TERM', $self->{pid};
-	waitpid delete $self->{pid}, 0;
-	return;
-}
-
-sub DESTROY {
-	my $self = shift;
-	local ($?, $!, $@);
-	$self->stop if $self->{owner} == $$;
-	return;
 }
 
 # ---- the process ----
