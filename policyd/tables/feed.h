@@ -4,17 +4,19 @@
 /*
  * feed - keeps the tables in memory true to PostgreSQL.
  *
- * Floor 4; uses base, mail, config, db.  The only one who writes tables.
+ * Floor 5; uses base, config, tables/follower, tables/side, tables/copy.  It
+ * borrows the tables, and is the only one who has them written.
  *
- * On a connection of its own it LISTENs, then reads everything in one snapshot
- * and swaps it in.  A notification makes it read just that row again (or that
+ * Its follower listens, then reads everything in one snapshot, and it is
+ * swapped in.  A notification makes it read just that row again (or that
  * table, when there were many), everything that is known to have changed in
  * one snapshot, applied between two requests.  While all is read, and that
- * connection hears of nothing, a second one does the same for changed rows, in
- * the tables that answer meanwhile.  What a lost connection missed is read when
- * it is back.  Each full read, and each quiet moment after a
- * change, leaves a copy on disk, which is what a start without PostgreSQL
- * serves from.
+ * follower hears of nothing, its side does the same for changed rows, in the
+ * tables that answer meanwhile.  All is read again every refresh, when a lost
+ * connection is back, and where much of a table is waste.
+ *
+ * Each full read, and each quiet moment after a change, leaves a copy on disk,
+ * which is what a start without PostgreSQL serves from.
  */
 
 #include "db/session.h"
@@ -33,8 +35,7 @@ struct feed_status {
 	bool from_copy;     /* the tables are those of the copy */
 	uint64_t reads;     /* full reads so far */
 	uint64_t changes;   /* keys and tables read after a notification */
-	double last_read_s; /* how long the last full read took */
-	double read_at;     /* when it was over; seconds since 1970, 0: never */
+	double read_at;     /* when the last was over; s since 1970, 0: never */
 	struct db_count db;
 };
 

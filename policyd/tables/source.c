@@ -99,16 +99,22 @@ head_of(enum source s)
 					  s;
 }
 
+bool
+source_is_read(const struct config *config, enum source s)
+{
+	return custom_query(config, s) == NULL || head_of(s) == s;
+}
+
 char *
 source_query(const struct config *config, enum source s)
 {
 	const char *sql = custom_query(config, s);
 	size_t n;
 
+	if (!source_is_read(config, s))
+		return NULL;
 	if (sql == NULL)
 		return mem_strdup(sources[s].all);
-	if (head_of(s) != s)
-		return NULL;
 	/* A cursor takes the query as it stands, without its semicolon. */
 	n = strlen(sql);
 	while (n > 0 && strchr("; \t", sql[n - 1]) != NULL)
@@ -237,6 +243,13 @@ source_origin(const struct config *config)
 	origin = XXH3_64bits_digest(sum);
 	XXH3_freeState(sum);
 	return origin;
+}
+
+bool
+source_answers(const struct config *config, const struct tables *t)
+{
+	return directory_ready(t->directory) &&
+	    t->origin == source_origin(config);
 }
 
 /* ---- values ---- */

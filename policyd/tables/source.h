@@ -14,6 +14,7 @@
 #include "base/str.h"
 
 #include <libpq-fe.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct config;
@@ -28,6 +29,9 @@ enum source {
 	SOURCE_RULE,
 	SOURCES
 };
+
+/* Is anything read for it, or do its rows come with those of another? */
+bool source_is_read(const struct config *config, enum source source);
 
 /* The query for all of it, to be freed; NULL: nothing is read for it. */
 char *source_query(const struct config *config, enum source source);
@@ -71,6 +75,9 @@ void source_ready(struct tables *t, enum source source);
 
 /* A sum of all that decides what is read: tables/copy.h. */
 uint64_t source_origin(const struct config *config);
+
+/* Do the tables answer, and were they read as this config says? */
+bool source_answers(const struct config *config, const struct tables *t);
 
 /*
  * Text of a timestamp with time zone as PostgreSQL writes it with DateStyle ISO

@@ -10,6 +10,7 @@ tables_init(struct tables *t, bool fold_local_part)
 	t->directory = directory_new(fold_local_part);
 	t->lists = lists_new();
 	t->rules = rules_new(t->lists);
+	t->origin = 0;
 }
 
 void

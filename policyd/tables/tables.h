@@ -4,11 +4,12 @@
 /*
  * tables - all that administrators wrote in PostgreSQL, in memory.
  *
- * Floor 5.  What a request asks, and what feed fills, swaps and copies as one:
+ * Floor 5.  What a request asks, and what feed has filled, swaps and copies as one:
  * a request sees all of a transaction or nothing.
  */
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct directory;
 struct lists;
@@ -18,6 +19,7 @@ struct tables {
 	struct directory *directory;
 	struct lists *lists;
 	struct rules *rules;
+	uint64_t origin; /* source_origin() of what they were read with, or 0 */
 };
 
 void tables_init(struct tables *t, bool fold_local_part);
