@@ -225,6 +225,32 @@ for my $what ('all is read', 'the connection is lost') {
 	} 'all was read';
 	$wrong++ if $slow->ask(recipient => 'slow@example.com') !~ $OK;
 	is($wrong, 0, 'and the last change stays');
+
+	# A table changes as a whole, and with it a row: both wait for the end, also
+	# where the row changes once more.
+	wait_for { !$reads->() };
+	soon { $reads->() } 'everything is read once more';
+	$dbh->begin_work;
+	$dbh->do($_)
+		for q{SELECT pg_notify('policyd', 'list_entry')},
+		'SET LOCAL session_replication_role = replica', # no key is told of
+		q{INSERT INTO policyd.list_entry (list, value) VALUES
+			('bad', 'bad@example.net')},
+		'SET LOCAL session_replication_role = origin',
+		q{INSERT INTO policyd.address (address) VALUES
+			('half@example.com')};
+	$dbh->commit;
+	$dbh->do(q{UPDATE policyd.address SET greylist = false
+		WHERE address = 'half@example.com'});
+	ok($reads->(), 'a table and a row change while all is read');
+	my $half = 0;
+	soon {
+		my $got = $slow->ask(%bad, recipient => 'half@example.com');
+		$half++ if $got =~ $OK;
+		return $got =~ /^450/;
+	} 'they are in force at its end', 20;
+	is($half, 0, 'and not one before the other');
+	$pg->psql('DELETE FROM policyd.list_entry');
 	is($slow->stop, 0, 'exit status');
 }
 
