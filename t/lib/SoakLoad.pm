@@ -470,6 +470,11 @@ sub forget_session {
 		@{$is}{qw(is passed vague)} = (2, $is->{passed} ? 2 : 0, 1);
 		$is->{lo} //= $out->{sent};
 		$is->{hi} = time;
+		# It may be that it has passed.
+		my $client = $actor->{grey}{client}{ $s->{host}{client} }
+			||= { lo => 0, hi => 0 };
+		$client->{hi}++;
+		$client->{passed} = time;
 	}
 	return;
 }
