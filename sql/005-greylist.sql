@@ -121,15 +121,17 @@ CREATE TRIGGER check_client BEFORE INSERT OR UPDATE OF client
 
 -- Before a statement of the daemon's own.  Nobody need be told of what it
 -- writes.  And it does not wait for the disk: a commit that a crash takes back
--- (at most three times wal_writer_delay, 0.6 s) costs a sender the same wait
--- once more, while to wait would cost each new sender a flush.  Both settings
--- end with the transaction.
+-- (at most three times wal_writer_delay, 0.6 s) is made once more by the daemon,
+-- while to wait would cost each new sender a flush.  Nor does it wait for long for
+-- what somebody else has locked, memory can judge: less than deadlock_timeout, so
+-- that it is the daemon that gives way.  All of it ends with the transaction.
 CREATE FUNCTION policyd.begin_as_daemon()
 RETURNS text LANGUAGE sql
 RETURN set_config('policyd.is_daemon', 'yes', true)
-    || set_config('synchronous_commit', 'off', true);
+    || set_config('synchronous_commit', 'off', true)
+    || set_config('lock_timeout', '500ms', true);
 COMMENT ON FUNCTION policyd.begin_as_daemon IS
-    'What follows in this transaction is not announced, nor waited for on disk';
+    'What follows in this transaction is not announced, and waits for nobody';
 
 -- greylist_see: these keys are tried now, each COUNTS times.
 --
@@ -266,7 +268,8 @@ BEGIN
 		) AS g
 	)
 	UPDATE policyd.greylist AS g SET
-	    last_seen = greatest(g.last_seen, to_timestamp(l.last_seen)),
+	    last_seen = greatest(g.last_seen,
+		least(to_timestamp(l.last_seen), clock_timestamp())),
 	    attempts = g.attempts
 		+ CASE WHEN g.passed_at IS NULL THEN l.count ELSE 0 END
 	FROM locked AS l
@@ -285,8 +288,11 @@ COMMENT ON FUNCTION policyd.greylist_touch IS
 -- where both count, the earlier first_seen wins.  Who may remember less of the
 -- key than is true now is told: "greylist_merged:KEY".
 --
--- A known key that is not here, and that nobody has deleted since it began, is
--- made again (see greylist_forgotten).
+-- A key that somebody has deleted since it began stays deleted, though another
+-- host may have seen it again.  Any other that is not here is made, also what was
+-- here before (see greylist_forgotten).  A statement that deleted very many says
+-- nothing of keys that began in memory: they were not among them.  No clock of a
+-- host that was wrong makes times that are yet to come.
 --
 -- A row whose first_seen is its passed_at was taken over from the network of
 -- its client (see greylist_see): that is no pass of its own.
@@ -299,12 +305,14 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
-	waiting_since timestamptz := clock_timestamp()
-	    - make_interval(secs => retry_window);
+	t timestamptz := clock_timestamp();
+	waiting_since timestamptz := t - make_interval(secs => retry_window);
 	age interval := make_interval(secs => max_age);
 	s record;
 	old policyd.greylist;
 	new policyd.greylist;
+	found_it boolean;
+	forgotten boolean;
 	made boolean;
 	passes boolean;
 	proven text[];
@@ -313,9 +321,11 @@ BEGIN
 	PERFORM policyd.begin_as_daemon();
 	FOR s IN
 		SELECT k.client, k.sender, k.recipient,
-		    to_timestamp(k.first_seen) AS first_seen,
-		    to_timestamp(k.last_seen) AS last_seen,
-		    to_timestamp(k.passed_at) AS passed_at, k.count
+		    least(to_timestamp(k.first_seen), t) AS first_seen,
+		    least(to_timestamp(k.last_seen), t) AS last_seen,
+		    CASE WHEN k.passed_at IS NOT NULL
+			THEN least(to_timestamp(k.passed_at), t)
+			END AS passed_at, k.count
 		FROM unnest(clients, senders, recipients, first_seens,
 		    last_seens, passed_ats, counts)
 		    AS k (client, sender, recipient, first_seen, last_seen,
@@ -324,18 +334,22 @@ BEGIN
 		    k.recipient COLLATE "C"
 	LOOP
 		made := false;
-		-- Who deletes it just now is waited for, and then seen.
-		LOOP
+		-- Who deletes it just now is waited for, and then seen.  A
+		-- row that the site keeps out stays out.
+		FOR attempt IN 1 .. 3 LOOP
 			SELECT * INTO old FROM policyd.greylist AS g
 			WHERE g.client = s.client AND g.sender = s.sender
 			AND g.recipient = s.recipient
 			FOR UPDATE;
-			EXIT WHEN FOUND OR known AND EXISTS (
+			found_it := FOUND;
+			forgotten := EXISTS (
 				SELECT FROM policyd.greylist_forgotten AS f
 				WHERE (f.client, f.sender, f.recipient) IN
 				    ((s.client, s.sender, s.recipient),
 				    ('', '', ''))
-				AND f.forgotten_at >= s.first_seen);
+				AND f.forgotten_at >= s.first_seen
+				AND (known OR f.client <> ''));
+			EXIT WHEN found_it OR forgotten;
 			INSERT INTO policyd.greylist
 			VALUES (s.client, s.sender, s.recipient, s.first_seen,
 			    s.last_seen, s.passed_at, greatest(s.count, 1))
@@ -343,10 +357,9 @@ BEGIN
 			made := FOUND;
 			EXIT WHEN made;
 		END LOOP;
+		CONTINUE WHEN forgotten OR NOT (made OR found_it);
 		IF made THEN
 			passes := s.passed_at > s.first_seen;
-		ELSIF old.client IS NULL THEN
-			CONTINUE;
 		ELSE
 			new := old;
 			new.last_seen := greatest(old.last_seen, s.last_seen);
@@ -365,7 +378,7 @@ BEGIN
 				passes := false;
 			ELSE
 				new.first_seen := least(old.first_seen,
-				    CASE WHEN NOT known THEN s.first_seen END);
+				    s.first_seen);
 				new.passed_at := least(old.passed_at,
 				    s.passed_at);
 				new.attempts := old.attempts + CASE WHEN known
@@ -428,7 +441,8 @@ BEGIN
 		) AS c
 	)
 	UPDATE policyd.client AS c SET
-	    last_seen = greatest(c.last_seen, to_timestamp(l.last_seen))
+	    last_seen = greatest(c.last_seen,
+		least(to_timestamp(l.last_seen), clock_timestamp()))
 	FROM locked AS l
 	WHERE c.client = l.client;
 END
@@ -456,7 +470,7 @@ DECLARE
 		'allowed_at IS NULL'
 		' AND last_seen < now() - make_interval(secs => $4)'
 	    WHEN 'greylist_forgotten' THEN
-		'forgotten_at < now() - make_interval(secs => $4)'
+		'forgotten_at < now() - make_interval(secs => greatest($3, $4))'
 	END;
 BEGIN
 	deleted := 0;
@@ -493,29 +507,35 @@ RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	at_most integer := 1000;
-	t timestamptz := clock_timestamp();
-	gone policyd.greylist[];
+	-- Planned each time: how many rows there are makes all the difference.
+	gone text := CASE tg_op
+	    WHEN 'DELETE' THEN 'FROM old_rows AS o'
+	    WHEN 'UPDATE' THEN 'FROM old_rows AS o WHERE NOT EXISTS ('
+		'SELECT FROM new_rows AS n WHERE n.client = o.client'
+		' AND n.sender = o.sender AND n.recipient = o.recipient)'
+	END;
+	n bigint := at_most + 1;
 BEGIN
-	IF tg_op = 'DELETE' THEN
-		gone := ARRAY(SELECT o FROM old_rows AS o LIMIT at_most + 1);
-	ELSIF tg_op = 'UPDATE' THEN
-		gone := ARRAY(SELECT o FROM old_rows AS o
-		    WHERE NOT EXISTS (SELECT FROM new_rows AS n
-			WHERE n.client = o.client AND n.sender = o.sender
-			AND n.recipient = o.recipient)
-		    LIMIT at_most + 1);
+	IF tg_op <> 'TRUNCATE' THEN
+		EXECUTE format('SELECT count(*) FROM (SELECT %s LIMIT %s) AS g',
+		    gone, n) INTO n;
 	END IF;
-	INSERT INTO policyd.greylist_forgotten AS f
-	SELECT client, sender, recipient, t FROM unnest(gone)
-	WHERE cardinality(gone) <= at_most
-	UNION ALL
-	SELECT '', '', '', t
-	WHERE cardinality(gone) > at_most OR tg_op = 'TRUNCATE'
-	ON CONFLICT (client, sender, recipient) DO UPDATE
-	SET forgotten_at = excluded.forgotten_at;
+	IF n > at_most THEN
+		gone := 'FROM (VALUES ('''', '''', '''')) '
+		    'AS g (client, sender, recipient)';
+	END IF;
+	IF n > 0 THEN
+		EXECUTE 'INSERT INTO policyd.greylist_forgotten AS f'
+		    ' SELECT client, sender, recipient, clock_timestamp() '
+		    || gone ||
+		    ' ON CONFLICT (client, sender, recipient) DO UPDATE'
+		    ' SET forgotten_at ='
+		    '  greatest(f.forgotten_at, excluded.forgotten_at)';
+	END IF;
 	RETURN NULL;
 END
 $$;
+REVOKE EXECUTE ON FUNCTION policyd.forget FROM PUBLIC;
 COMMENT ON FUNCTION policyd.forget IS
     'Trigger: what somebody deletes from greylist stays deleted';
 

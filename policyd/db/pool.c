@@ -41,6 +41,8 @@ struct db_pool {
 	char *prepare[DB_PREPARED_MAX];
 	int prepare_count;
 	bool writes;
+	void (*down)(void *arg);
+	void *arg;
 	struct db_call *first, **last;
 	int queued;
 	struct log_limit limit;
@@ -361,6 +363,8 @@ on_down(void *arg, const char *why)
 			log_int(&e, "suppressed", (int64_t)suppressed);
 		log_end(&e);
 	}
+	if (s->pool->down != NULL)
+		s->pool->down(s->pool->arg);
 	fail_queue(s->pool);
 }
 
@@ -417,7 +421,11 @@ db_pool_new(struct ev_loop *loop, const struct db_options *options,
 	p->last = &p->first;
 	p->count = sessions;
 	p->slots = mem_zalloc((size_t)sessions * sizeof(p->slots[0]));
-	p->writes = setup != NULL && setup->writes;
+	if (setup != NULL) {
+		p->writes = setup->writes;
+		p->down = setup->down;
+		p->arg = setup->arg;
+	}
 	if (setup != NULL && setup->sql != NULL) {
 		p->setup = mem_strdup(setup->sql);
 		p->parameter = mem_strdup(setup->parameter);

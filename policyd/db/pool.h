@@ -33,7 +33,14 @@ struct db_pool_setup {
 	 * again before it says that it can.
 	 */
 	bool writes;
+
+	/* A session has failed, or could not be made; or NULL. */
+	void (*down)(void *arg);
+	void *arg;
 };
+
+/* A setup that bounds each of its statements, in ms. */
+#define DB_SET_TIMEOUT "SELECT set_config('statement_timeout', $1, false)"
 
 enum { DB_PREPARED_MAX = 8 };
 

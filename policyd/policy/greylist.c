@@ -516,16 +516,21 @@ on_stranger(void *arg, uint64_t client)
 		known_drop(g->known, client);
 }
 
-/* An answer may be late, and say less than what was judged meanwhile. */
+/*
+ * An answer may be late, and say less than what was judged meanwhile.  What is
+ * too old to count says nothing.
+ */
 static int64_t
 earlier(const struct greylist *g, uint64_t key, int64_t first_seen)
 {
 	const struct journal_entry *e = journal_find(g->journal, key);
 	struct known_entry k = known_find(g->known, key);
+	int64_t since = clock_ms() - limits(g).retry_window;
 
-	if (k.kind == KNOWN_WAITING && k.time < first_seen)
+	if (k.kind == KNOWN_WAITING && k.time >= since && k.time < first_seen)
 		first_seen = k.time;
-	if (e != NULL && e->row.first_seen < first_seen)
+	if (e != NULL && e->row.first_seen >= since &&
+	    e->row.first_seen < first_seen)
 		first_seen = e->row.first_seen;
 	return first_seen;
 }
@@ -731,7 +736,6 @@ on_changed_many(void *arg)
 	struct greylist *g = arg;
 
 	known_doubt(g->known);
-	unsynced_clear(g->unsynced);
 }
 
 /* PostgreSQL may have crashed, and lost what it has not written to disk. */
@@ -741,6 +745,16 @@ send_again(struct greylist *g)
 	unsynced_lost(g->unsynced, g->journal);
 	if (journal_count(g->journal) > 0)
 		writer_soon(g->writer);
+}
+
+/*
+ * One of our connections has failed.  What the next one answers says nothing of
+ * what this server had yet to write, or to send: it may be another one.
+ */
+static void
+on_pool_down(void *arg)
+{
+	send_again(arg);
 }
 
 /* PostgreSQL, or the way to it, has failed. */
@@ -784,12 +798,21 @@ connect_pool(struct greylist *g)
 	};
 
 	const char *prepare[DB_PREPARED_MAX + 1] = {SEE_SQL};
+	char timeout[32];
+	struct db_pool_setup setup = {.writes = true, .down = on_pool_down,
+	    .arg = g};
 
 	writer_statements(prepare + 1, DB_PREPARED_MAX - 1);
+	snprintf(timeout, sizeof(timeout), "%.0f",
+	    g->config->database.query_timeout_s * 1000);
+	/* Through a pooler, a setting would stay with others. */
+	if (g->config->database.prepared) {
+		setup.prepare = prepare;
+		setup.sql = DB_SET_TIMEOUT;
+		setup.parameter = timeout;
+	}
 	g->pool = db_pool_new(g->loop, &options,
-	    (int)g->config->database.connections,
-	    &(struct db_pool_setup){NULL, NULL,
-		g->config->database.prepared ? prepare : NULL, true});
+	    (int)g->config->database.connections, &setup);
 }
 
 static void
@@ -867,6 +890,15 @@ greylist_reconfigure(struct greylist *g, const struct config *config)
 	struct db_pool *before = g->pool;
 	bool same_end = old->database.reconnect_max_s ==
 	    config->database.reconnect_max_s;
+	bool hears_anew = !same_end ||
+	    strcmp(old->database.listen_conninfo,
+		config->database.listen_conninfo) != 0;
+	bool asks_anew = !same_end ||
+	    strcmp(old->database.conninfo, config->database.conninfo) != 0 ||
+	    old->database.query_timeout_s !=
+		config->database.query_timeout_s ||
+	    old->database.connections != config->database.connections ||
+	    old->database.prepared != config->database.prepared;
 
 	g->config = config;
 	if (old->greylist.cache_entries != config->greylist.cache_entries) {
@@ -881,15 +913,12 @@ greylist_reconfigure(struct greylist *g, const struct config *config)
 	keep_reconfigure(g->keep, config, g->known);
 	/* Who is exempt depends on auto_allow_after. */
 	known_doubt(g->known);
-	if (!same_end || strcmp(old->database.listen_conninfo,
-			     config->database.listen_conninfo) != 0) {
+	/* It may be another server. */
+	if (hears_anew || asks_anew)
 		send_again(g);
+	if (hears_anew)
 		news_reconfigure(g->news, config);
-	}
-	if (!same_end ||
-	    strcmp(old->database.conninfo, config->database.conninfo) != 0 ||
-	    old->database.connections != config->database.connections ||
-	    old->database.prepared != config->database.prepared)
+	if (asks_anew)
 		connect_pool(g);
 	connect_batch(g);
 	writer_reconfigure(g->writer, config, g->pool);

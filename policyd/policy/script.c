@@ -48,9 +48,8 @@ connect_pool(struct scripts *s)
 	    s->config->database.query_timeout_s * 1000);
 	s->pool = db_pool_new(s->loop, &options,
 	    (int)s->config->database.script_connections,
-	    &(struct db_pool_setup){
-		"SELECT set_config('statement_timeout', $1, false)", timeout,
-		NULL, false});
+	    &(struct db_pool_setup){.sql = DB_SET_TIMEOUT,
+		.parameter = timeout});
 }
 
 struct scripts *

@@ -41,15 +41,6 @@ unsynced_drop(struct unsynced *u, uint64_t key)
 }
 
 void
-unsynced_clear(struct unsynced *u)
-{
-	struct journal_entry *e;
-
-	while ((e = oldest(u)) != NULL)
-		journal_drop(u->journal, e);
-}
-
-void
 unsynced_answered(struct unsynced *u, int64_t sent)
 {
 	struct journal_entry *e;

@@ -10,7 +10,7 @@
  * What is new in the rows is kept for longer than that, 3 s: a writer that is
  * due may have to wait for a slow machine.  A key is on disk when PostgreSQL
  * answers something that it was sent so much later; as long as it says nothing,
- * nothing goes.  When the connection to it is lost, all of it goes to the
+ * nothing goes.  When a connection to it is lost, all of it goes to the
  * journal, and is merged once more: PostgreSQL may have crashed, or it may be
  * another server that answers next, a standby that never got it.
  * policyd.greylist_merge tells what was lost from what somebody has deleted.
@@ -37,7 +37,6 @@ void unsynced_put(struct unsynced *u, uint64_t key, const struct str *texts,
 
 /* Somebody has changed or deleted the row. */
 void unsynced_drop(struct unsynced *u, uint64_t key);
-void unsynced_clear(struct unsynced *u);
 
 /* PostgreSQL has answered something that was sent then; ms, as the rows'. */
 void unsynced_answered(struct unsynced *u, int64_t sent);

@@ -93,12 +93,6 @@ test_kept(void)
 	unsynced_drop(u, 3);
 	unsynced_drop(u, 9);
 	is_kept(u, "124", "but what was dropped");
-	put(u, 1, S);
-	put(u, 2, S);
-	unsynced_clear(u);
-	is_kept(u, "", "all of it is dropped");
-	put(u, 7, S);
-	is_kept(u, "7", "and it goes on");
 	put(u, 7, S);
 	unsynced_free(u);
 }
