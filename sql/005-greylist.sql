@@ -377,8 +377,13 @@ BEGIN
 			THEN
 				passes := false;
 			ELSE
-				new.first_seen := least(old.first_seen,
-				    s.first_seen);
+				-- A known one comes back a little off.
+				IF NOT known OR s.first_seen
+				    < old.first_seen - interval '1 s'
+				THEN
+					new.first_seen := least(old.first_seen,
+					    s.first_seen);
+				END IF;
 				new.passed_at := least(old.passed_at,
 				    s.passed_at);
 				new.attempts := old.attempts + CASE WHEN known

@@ -137,6 +137,22 @@ $test->fault('failed over',
 	},
 	mend => \&take_over);
 changes_hold($primary, 'failed');
+
+# Its host hangs, and resets no connection: the connections find the new one at
+# different times.
+my $hung;
+$test->fault('hung, failed over',
+	prepare => \&prepare,
+	break   => sub {
+		kill 'STOP', $primary->psql('SELECT pid FROM pg_stat_replication');
+		sleep 0.5;
+		$hung = $primary;
+		$primary->freeze;
+	},
+	mend => \&take_over);
+changes_hold($primary, 'hung');
+kill 'KILL', $hung->children;
+$hung->crash;
 undef $test;
 is($d->stop, 0, 'exit status');
 

@@ -446,7 +446,14 @@ sub all_there {
 
 sub new_keys { return map { [ to(sender => fresh()) ] } 1 .. shift }
 
+# Its connections to PostgreSQL.
+sub backends {
+	return join ' ', @{ $dbh->selectcol_arrayref(q{SELECT pid
+		FROM pg_stat_activity WHERE usename = 'policyd' ORDER BY pid}) };
+}
+
 $d->start if !$d->alive;
+recovered($d);
 for my $case (
 	[ 'a row is locked', 'UPDATE policyd.greylist SET attempts = attempts
 		WHERE sender = ?' ],
@@ -458,6 +465,8 @@ for my $case (
 	my ($held, @keys) = new_keys(10);
 	ask_is($d, $GREYLISTED, "$name: a key that waits", @$held);
 	settle($d);
+	my $backends = backends();
+	my $refused = () = $pg->log_text =~ /lock timeout/g;
 	$dbh->begin_work;
 	$dbh->do($sql, undef, $sql =~ /\?/ ? sender_of(@$held) : ());
 	at_once($d, $OK, "$name: one that is known", @known);
@@ -467,8 +476,15 @@ for my $case (
 	unused();
 	my @more = new_keys(10);
 	all_greylisted($d, "$name, for long", @more);
+	# Neither waits for it at the server, nor is left behind there.
+	soon { (() = $pg->log_text =~ /lock timeout/g) >= $refused + 3 }
+	"$name: it gives way", 20;
+	is(backends(), $backends, "$name: and keeps its connections");
 	$dbh->commit;
 	all_there($name, $held, @keys, @more);
+	is(value('SELECT max(attempts) FROM policyd.greylist
+		WHERE sender = ANY (?)', undef, [ map { sender_of(@$_) } @more ]), 1,
+		"$name: each was tried once");
 	ask_is($d, $PASSED, "$name: later", @{ $keys[0] });
 }
 {

@@ -30,6 +30,7 @@ use constant {
 	SLACK_S      => 0.1,   # clocks are read a moment before or after
 	HOLD_EARLY_S => 0.03,  # a loop's time is that of its last turn
 	ANNOUNCED_S  => 5,     # so long after a fault all may not be told
+	LATE_S       => 5,     # a statement may wait so long at the server
 	UNSYNCED_S   => 4,     # what was written before one is written again
 	PATHS_MAX    => 500,   # beyond that nobody can say
 };
@@ -809,6 +810,12 @@ sub greylist {
 	}
 	return if $way eq 'known' || $way eq 'pass';
 
+	# PostgreSQL may have seen it all the same, and later: its answer was lost, or
+	# nobody waited for it any more.
+	if ($c->{faulty} && $key->{is} && $c->{to} + LATE_S - $key->{lo} >= $delay) {
+		$key{passed} = 2;
+		$c->{grey_after}{may_pass} = 1;
+	}
 	my ($least, $most) = ($delay, $delay);
 	if ($way eq 'early') {
 		$least = int($delay - ($c->{to} - $lo) - SLACK_S);
@@ -866,9 +873,9 @@ sub join_states {
 		push @passes, 0 if @after < @paths;
 		# What passes while PostgreSQL is away is counted when it is back.
 		$client->{lo} += min(@passes) if !$paths[0]{faulty};
-		$client->{hi} += max(@passes);
-		$client->{passed} = max(map { $_->{key}{touched} // 0 } @keys)
-			if max @passes;
+		my $most = max map { $_->{may_pass} || $_->{passes} } @after;
+		$client->{hi} += $most;
+		$client->{passed} = max(map { $_->{key}{touched} // 0 } @keys) if $most;
 		# Who has passed is announced a moment later, and asked about anew.
 		if (@after == @paths && !grep { !$_->{shown} } @after
 			and $paths[0]{to} > ANNOUNCED_S
