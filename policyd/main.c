@@ -137,6 +137,19 @@ make_dirs(const struct config *config, uid_t uid, gid_t gid)
 	free(dir);
 }
 
+/*
+ * 0, or -1 with errno.  libpq looks for its password and service files in HOME,
+ * which is still root's.
+ */
+static int
+become(const struct passwd *pw)
+{
+	if (initgroups(pw->pw_name, pw->pw_gid) == -1 ||
+	    setgid(pw->pw_gid) == -1 || setuid(pw->pw_uid) == -1)
+		return -1;
+	return setenv("HOME", pw->pw_dir, 1);
+}
+
 /* 0, or -1 with what is wrong logged. */
 static int
 drop_privileges(const struct config *config)
@@ -154,8 +167,7 @@ drop_privileges(const struct config *config)
 		return -1;
 	}
 	make_dirs(config, pw->pw_uid, pw->pw_gid);
-	if (initgroups(pw->pw_name, pw->pw_gid) == -1 ||
-	    setgid(pw->pw_gid) == -1 || setuid(pw->pw_uid) == -1) {
+	if (become(pw) == -1) {
 		log_line(LOG_ERR, "cannot become %s: %s", pw->pw_name,
 		    strerror(errno));
 		return -1;
@@ -478,11 +490,33 @@ free_listeners:
 	return rc;
 }
 
+/* As whom the daemon would ask PostgreSQL. */
+static int
+test_as_user(const struct daemon *d)
+{
+	const char *user = d->config->policyd.user;
+	const struct passwd *pw;
+
+	if (geteuid() != 0)
+		return 0;
+	pw = getpwnam(user);
+	if (pw == NULL) {
+		fprintf(stderr, "%s: [policyd] user: there is no user %s\n",
+		    d->file, user);
+		return 1;
+	}
+	if (become(pw) == -1) {
+		fprintf(stderr, "%s: [policyd] user: cannot become %s: %s\n",
+		    d->file, user, strerror(errno));
+		return 1;
+	}
+	return 0;
+}
+
 /* Names of the system that the configuration counts on. */
 static int
 verify_accounts(const struct daemon *d)
 {
-	const char *user = d->config->policyd.user;
 	const char *group = d->config->policyd.socket_group;
 	int bad = 0;
 
@@ -491,12 +525,7 @@ verify_accounts(const struct daemon *d)
 				"%s\n", d->file, group);
 		bad++;
 	}
-	if (geteuid() == 0 && getpwnam(user) == NULL) {
-		fprintf(stderr, "%s: [policyd] user: there is no user %s\n",
-		    d->file, user);
-		bad++;
-	}
-	return bad;
+	return bad + test_as_user(d);
 }
 
 static int

@@ -276,6 +276,35 @@ for my $case (
 	is($status, 1, 'no such database');
 	like($said, qr/nosuchdb/, 'by name');
 }
+
+# ---- as whom it asks PostgreSQL ----
+
+SKIP: {
+	skip 'another user takes root', 5 if $> != 0;
+	my $who = PolicydTest->new(
+		conninfo => $pg->conninfo(user => ''),
+		ini      => { policyd => { user => 'nobody' } }
+	);
+	my ($status, $said) = $who->run('-t');
+
+	is($status, 1, 'user may not connect');
+	like($said, qr/role "nobody" does not exist/, 'as the daemon will be told');
+	$pg->psql('CREATE ROLE nobody LOGIN; GRANT policyd TO nobody');
+	($status, $said) = $who->run('-t');
+	is($status, 0, 'it may, and root need not') or diag($said);
+
+	local $ENV{HOME} = $who->{dir};
+	chmod 0755, $who->{dir};
+	spew("$who->{dir}/.pg_service.conf",
+		"[here]\nhost=$pg->{dir}\ndbname=postgres\nuser=policyd\n");
+	$who->write_ini(database => { conninfo => 'service=here' });
+	($status, $said) = $who->run('-t');
+	is($status, 1, 'a file in the home of root');
+	like($said, qr/definition of service "here" not found/, 'is not its own');
+}
+
+# ---- the daemon, the command line ----
+
 {
 	$d->write_ini(rcpt => { relay => 'maybe' });
 	my $mark = $d->log_mark;
