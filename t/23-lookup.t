@@ -135,6 +135,19 @@ judge('bob@example.com', $OK, 'as before');
 {
 	my ($status, $said) = $d->run('-t');
 	is($status, 0, 'policyd -t is content') or diag $said;
+	like(
+		$said,
+		qr/^\S+: \[lookup\] $_: warning: rows that make no sense are left out: [2-9], the first is ""$/m,
+		"and tells which $_ are left out"
+	) for qw(domains addresses);
+	like($said, qr/^\S+: good\n\z/m, 'but is');
+
+	$d->write_ini(lookup => {
+		addresses => q{SELECT username, 1 / length(username) FROM mailbox} });
+	($status, $said) = $d->run('-t');
+	is($status, 1, 'a query that fails at one of its rows');
+	like($said, qr/addresses: ERROR:  division by zero/, 'is named');
+	$d->write_ini;
 }
 is($d->stop, 0, 'exit status');
 done_testing();

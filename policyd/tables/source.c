@@ -478,13 +478,25 @@ log_left_out(enum source s, struct str key)
 }
 
 int
-source_put(struct tables *t, enum source s, const PGresult *res)
+source_try(struct tables *t, enum source s, const PGresult *res,
+    struct str *first)
 {
 	struct columns c = find_columns(res);
 	int left_out = 0;
 
 	for (int row = 0; row < PQntuples(res); row++)
 		if (!put_row(t, s, res, row, &c) && left_out++ == 0)
-			log_left_out(s, value_of(res, row, 0));
+			*first = value_of(res, row, 0);
+	return left_out;
+}
+
+int
+source_put(struct tables *t, enum source s, const PGresult *res)
+{
+	struct str first;
+	int left_out = source_try(t, s, res, &first);
+
+	if (left_out > 0)
+		log_left_out(s, first);
 	return left_out;
 }

@@ -67,8 +67,13 @@ void source_begin(const struct config *config, struct tables *t,
 /* Forget a key before its rows are put again (not for a custom query). */
 void source_forget(struct tables *t, enum source source, struct str key);
 
-/* Put all rows of a result; returns how many were none and left out. */
+/*
+ * Put all rows of a result; returns how many were none and left out.  The first
+ * of them is logged, or (_try) handed over, as it stands in the result.
+ */
 int source_put(struct tables *t, enum source source, const PGresult *res);
+int source_try(struct tables *t, enum source source, const PGresult *res,
+    struct str *first);
 
 /* Keyed rows of this source were forgotten and put: make them answer. */
 void source_ready(struct tables *t, enum source source);
