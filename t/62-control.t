@@ -213,6 +213,15 @@ sub all_of {
 	ok((status($d))[1]{tables_from_copy}, 'among the values, too');
 	$pg->start;
 	soon { state($d) eq 'well' } 'until PostgreSQL is back', 20;
+	unlink "$d->{statedir}/tables.copy";
+	mkdir "$d->{statedir}/tables.copy" or die $!;
+	$pg->psql(q{INSERT INTO policyd.address VALUES ('copy@example.com')});
+	soon { ails($d, 'copy of the tables cannot be written') }
+	'a copy that cannot be written', 20;
+	rmdir "$d->{statedir}/tables.copy";
+	$d->stop;
+	$d->start;
+	soon { state($d) eq 'well' } 'and one that can';
 
 	$d->write_ini(policyd => { nonsense => 1 });
 	$d->reload;

@@ -27,6 +27,7 @@ struct aside {
 	double started;
 	double took_s; /* the last child */
 	bool dirty;    /* what is on disk lacks something */
+	bool failed;   /* the last child */
 };
 
 static void
@@ -64,9 +65,16 @@ aside_is_busy(struct aside *a)
 	return ev_is_active(&a->child);
 }
 
+bool
+aside_has_failed(const struct aside *a)
+{
+	return a != NULL && a->failed;
+}
+
 static void
 failed(struct aside *a, int error)
 {
+	a->failed = true;
 	a->job.failed(a->job.arg, error);
 	after(a, RETRY_S);
 }
@@ -124,6 +132,7 @@ on_child(struct ev_loop *loop, ev_child *w, int events)
 	(void)events;
 	ev_child_stop(loop, w);
 	a->took_s = clock_s() - a->started;
+	a->failed = false;
 	if (error != 0)
 		failed(a, error);
 	else if (a->dirty)

@@ -38,6 +38,9 @@ void aside_forget(struct aside *a);
 /* Is a child at it? */
 bool aside_is_busy(struct aside *a);
 
+/* Did the last child fail?  NULL is allowed. */
+bool aside_has_failed(const struct aside *a);
+
 /*
  * From now on there is so much time for all that is to be ended: a disk that
  * hangs must not keep the process.

@@ -187,7 +187,10 @@ find_problems(const struct status_sources *from, const struct feed_status *f,
 	    {s->ready && !directory_ready(from->tables->directory),
 		"no tables: all that needs them is answered `unavailable`"},
 	    {s->tables_from_copy, "answers come from the copy of the tables"},
-	    {!f->connected, "PostgreSQL is away: changes are not seen"},
+	    {f->copy_failed, "the copy of the tables cannot be written: a start "
+			     "without PostgreSQL will be from an older one"},
+	    {!f->connected, "PostgreSQL is away, or cannot be read: changes are "
+			    "not seen"},
 	    {!s->greylist_listening,
 		"greylisting does not hear of rows that change"},
 	    {s->database_up < s->database_wanted,

@@ -34,7 +34,7 @@ struct status_sources {
 	bool ready;
 };
 
-enum { PROBLEMS_MAX = 8 };
+enum { PROBLEMS_MAX = 9 };
 
 /* All numbers are int64_t; -1: not known. */
 struct status {

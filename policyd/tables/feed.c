@@ -302,5 +302,6 @@ feed_status(const struct feed *f)
 	status.connected = line_is_up(line);
 	line_count(line, &status.db);
 	side_count(f->side, &status.db);
+	status.copy_failed = aside_has_failed(f->copy);
 	return status;
 }

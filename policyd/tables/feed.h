@@ -33,6 +33,7 @@ struct feed;
 struct feed_status {
 	bool connected;
 	bool from_copy;     /* the tables are those of the copy */
+	bool copy_failed;   /* what is on disk is older than that */
 	uint64_t reads;     /* full reads so far */
 	uint64_t changes;   /* keys and tables read after a notification */
 	double read_at;     /* when the last was over; s since 1970, 0: never */
