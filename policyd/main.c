@@ -616,12 +616,15 @@ main(int argc, char **argv)
 	umask(0077);
 	hash_init();
 	if (!host_init())
-		fprintf(stderr, "policyd: no Public Suffix List: every client "
-				"is its network\n");
+		log_line(LOG_WARNING,
+		    "no Public Suffix List: every client is its network");
 	srand48(time(NULL) ^ getpid());
 	d.config = config_load(d.file, &errors);
 	if (d.config == NULL) {
-		print_errors(&errors);
+		if (testing)
+			print_errors(&errors);
+		else
+			log_errors(&errors);
 		return testing ? 1 : EX_CONFIG;
 	}
 	if (testing) {

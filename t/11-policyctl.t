@@ -94,7 +94,8 @@ gives('domain add x name=y', 2, '', qr/name is given twice/);
 	my ($status, $out, $err) = policyctl('-c', "$dir/none", 'schema',
 	    'status');
 	is("$status $out", '1 ', 'no configuration');
-	like($err, qr{^policyctl: \Q$dir\E/none: No such file}, '... says so');
+	like($err, qr{^policyctl: \Q$dir\E/none: No such file.*\nhint: -d CONNINFO},
+	    '... says so');
 
 	my $bad = spew('bad.ini', "[database]\nconinfo = x\n");
 	($status, $out, $err) = policyctl('-c', $bad, 'schema', 'status');

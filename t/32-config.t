@@ -312,7 +312,7 @@ SKIP: {
 	my $status = $d->wait_end(10);
 	ok(defined $status && $status >> 8 != 0 && ($status & 127) == 0,
 		'a daemon with a bad configuration does not start');
-	like($d->log_since($mark), qr/relay/, 'and says why');
+	like($d->log_since($mark), qr/^<3>level=error .*\brelay\b/m, 'and says why');
 	$d->write_ini;
 
 	my ($code, $said) = $d->run('-V');

@@ -41,7 +41,8 @@ ctl_connect(struct ctl *ctl, const char *conninfo)
 	while (n > 0 && message[n - 1] == '\n')
 		n--;
 	ctl_complain("The conninfo in policyd.ini, or after -d, says where "
-		     "PostgreSQL is and as whom to connect.",
+		     "PostgreSQL is and as whom to connect; without user= there "
+		     "it is your own name, as in sudo -u postgres policyctl.",
 	    "%.*s", (int)n, message);
 	return false;
 }
@@ -103,8 +104,9 @@ static const struct {
 	const char *hint;
 } hints[] = {
     {"42501",
-	"Tables are written by the role policyd_admin, the schema is built "
-	"by a superuser: PGUSER=policyd_admin, or -d with another conninfo."},
+	"Tables are written by the role policyd_admin and its members, the "
+	"schema is built by a superuser: -d with another conninfo, or "
+	"sudo -u postgres policyctl."},
     {"3F000", "policyctl schema install builds the tables."},
     {"42P01", "policyctl schema install builds the tables."},
     {"22P02", "policyctl --help shows the order of the values."},

@@ -222,11 +222,15 @@ ctl_config(const struct ctl *ctl)
 {
 	struct config_errors errors = {0};
 	bool none = ctl->may_lack_file && access(ctl->file, F_OK) == -1;
+	const char *hint = !ctl->may_lack_file &&
+		access(ctl->file, R_OK) == -1 ?
+	    "-d CONNINFO, such as -d dbname=policyd, does without the file." :
+	    NULL;
 	struct config *config = config_load(none ? "/dev/null" : ctl->file,
 	    &errors);
 
 	for (size_t i = 0; i < errors.count; i++)
-		ctl_complain(NULL, "%s", errors.text[i]);
+		ctl_complain(hint, "%s", errors.text[i]);
 	config_errors_free(&errors);
 	return config;
 }

@@ -131,8 +131,11 @@ verify_schema(struct verify *v)
 	number_parse(str_of(version), &number);
 	if (v->bad == 0 && number != POLICYD_SCHEMA_VERSION) {
 		sbuf_addf(&b, "the schema is of version %lld, this program "
-			      "needs %d: run policyctl schema upgrade",
-		    (long long)number, POLICYD_SCHEMA_VERSION);
+			      "needs %d: %s",
+		    (long long)number, POLICYD_SCHEMA_VERSION,
+		    number < POLICYD_SCHEMA_VERSION ?
+			"run policyctl schema upgrade" :
+			"install a policyd of that version");
 		report(v, key, sbuf_str(&b));
 	}
 	free(version);
