@@ -553,6 +553,17 @@ if (open my $full, '>', '/dev/full') {
 	is($err, "policyctl: PostgreSQL does not answer\n"
 	    . "hint: --timeout SECONDS waits longer, 0 for ever.\n", 'is told');
 }
+{
+	# Nobody takes the connection but the kernel.
+	my $server = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1')
+	    or die $!;
+	my $began = time;
+	my ($status, $out, $err) = policyctl('-d', sprintf('host=127.0.0.1 port=%d'
+	    . ' user=x', $server->sockport), '--timeout', '1', qw(domain list));
+	is("$status$out", '1', 'a server that does not begin');
+	like($err, qr/^policyctl: .*timeout/, 'is told');
+	cmp_ok(time - $began, '<', 9, 'in time');
+}
 gives('--timeout soon domain list', 2, '', qr/"soon" is no number of seconds/);
 gives('--timeout 0 domain list late.example', 0, qr/^name/, '');
 

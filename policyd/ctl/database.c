@@ -6,6 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* At most so long, and never longer than --timeout. */
+static const unsigned CONNECT_S = 10;
+
 PGconn *
 ctl_open(const struct ctl *ctl, const char *conninfo)
 {
@@ -19,10 +22,14 @@ ctl_open(const struct ctl *ctl, const char *conninfo)
 				   " -c lock_timeout=%us"
 				   " -c statement_timeout=%us",
 	    ctl->timeout_s, ctl->patient ? 0 : ctl->timeout_s);
-	const char *const values[] = {"10", "30000", "30", "10", "3", options,
-	    conninfo, "UTF8", "policyctl", NULL};
+	bool short_of_time = ctl->timeout_s > 0 && ctl->timeout_s < CONNECT_S;
+	char *connect = mem_printf("%u",
+	    short_of_time ? ctl->timeout_s : CONNECT_S);
+	const char *const values[] = {connect, "30000", "30", "10", "3",
+	    options, conninfo, "UTF8", "policyctl", NULL};
 	PGconn *db = PQconnectdbParams(keys, values, 1);
 
+	free(connect);
 	free(options);
 	return db;
 }
