@@ -467,7 +467,8 @@ sub _fill {
 
 	while (!$check->() && !$self->{closed}) {
 		my $left = $end - time;
-		last if $left <= 0 || !$sel->can_read($left);
+		# What is there is seen, however late it is by now.
+		last if !$sel->can_read($left > 0 ? $left : 0);
 		my $n = sysread $self->{sock}, $self->{in}, 65536, length $self->{in};
 		next if !defined $n && $!{EINTR};
 		$self->{closed} = 1 if !$n;
