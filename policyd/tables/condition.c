@@ -515,7 +515,9 @@ compile_regex(struct condition *c)
 		return;
 	}
 	/* Where memory may not become code (systemd), the interpreter serves. */
+#ifndef POLICYD_NO_JIT /* make valgrind */
 	pcre2_jit_compile(c->regex, PCRE2_JIT_COMPLETE);
+#endif
 }
 
 static void

@@ -218,7 +218,7 @@ check_number(const char *text, const struct asked *a, bool held)
 {
 	struct str size = a->request.value[ATTR_size];
 	unsigned long long number;
-	char unit[2] = "", op[3] = "", buf[16];
+	char unit[2] = "", op[3] = "", buf[16] = "";
 	long double want;
 	int end = 0, ok;
 
