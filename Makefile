@@ -20,7 +20,7 @@ TESTS  = $(wildcard t/*.t)
 PROVE_FLAGS  ?=
 SOAK_MINUTES ?= 30
 FUZZ_CPU ?= 60
-VALGRIND = valgrind -q --leak-check=full --error-exitcode=99
+VALGRIND = valgrind -q --vgdb=no --leak-check=full --error-exitcode=99
 GCC_WARN   = -Wcast-align=strict -Wformat-overflow=2 -Wformat-signedness -Wduplicated-cond \
 	-Wlogical-op -Walloc-zero -Wstringop-overflow=4 -Warray-bounds=2 -Wjump-misses-init \
 	-fanalyzer

@@ -12,7 +12,7 @@ dir=$1
 shift
 logs=$dir/valgrind
 rm -rf "$logs"
-mkdir -p "$logs"
+mkdir -p -m 1777 "$logs" # who started as root is somebody else soon
 
 UNDER="$VALGRIND --log-file=$logs/%p"
 export UNDER
